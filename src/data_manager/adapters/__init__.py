@@ -1,0 +1,1 @@
+"""One folder per outside thing; driver types stop here."""

@@ -1,0 +1,1 @@
+"""The venue: its wire dialect."""

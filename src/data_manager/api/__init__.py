@@ -1,0 +1,1 @@
+"""HTTP: routes built from the dataset table."""

@@ -1,0 +1,1 @@
+"""Nouns and rules: pure, nothing awaits, nothing reads a clock."""
