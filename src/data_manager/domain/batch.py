@@ -1,0 +1,279 @@
+"""Batch: the rows of one dataset as columns, over one or many series.
+
+    codes    0 0 0 0 1 1 2 2 2        which series a row belongs to, into `series`
+    key      7 8 9 12 3 4 1 2 5       ascending inside a series
+    price    …                        one column per field of the dataset
+
+pack() turns events into a settled batch; settle() sorts and leaves one row per key, by the dataset's Keep rule. Every
+batch that leaves this module is sorted by series and key and holds no key twice.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from data_manager.domain.columns import Column, Flags, Floats, Index, Ints, Mask, Texts
+from data_manager.domain.dataset import Dataset, Field, Keep, Kind, Series
+from data_manager.domain.decimals import Decimals, Levels, parse_decimals, parse_levels
+from data_manager.domain.errors import Invalid
+from data_manager.domain.events import Event
+
+STREAM = "stream"
+"""Origin of rows that came live over the bus. Everything else is history: rest:…, archive:…, job:…."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Rows of one dataset. Rows of a series stand together, in the order of `series`."""
+
+    dataset: Dataset
+    series: tuple[Series, ...]
+    codes: NDArray[np.int32]
+    columns: dict[str, Column]
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    @cached_property
+    def key(self) -> NDArray[np.int64]:
+        """First part of the natural key."""
+        return self._ints(self.dataset.key[0])
+
+    @cached_property
+    def time_ms(self) -> NDArray[np.int64]:
+        """The column that the times of a query mean."""
+        return self._ints(self.dataset.time)
+
+    @cached_property
+    def offsets(self) -> NDArray[np.int64]:
+        """Where each series begins; one more than there are series."""
+        return np.searchsorted(self.codes, np.arange(len(self.series) + 1)).astype(np.int64)
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory its arrays take, roughly."""
+        return self.codes.nbytes + sum(column.size_bytes for column in self.columns.values())
+
+    def _ints(self, name: str) -> NDArray[np.int64]:
+        column = self.columns[name]
+        assert isinstance(column, Ints)
+        return column.values
+
+    def take(self, rows: Index | slice | Mask) -> "Batch":
+        """Those rows; the caller keeps them in order."""
+        index: Any = np.flatnonzero(rows) if isinstance(rows, np.ndarray) and rows.dtype == np.bool_ else rows
+        columns = {name: column.take(index) for name, column in self.columns.items()}
+        return Batch(self.dataset, self.series, self.codes[index], columns)
+
+    def of(self, position: int) -> "Batch":
+        """The rows of one series, as a batch of that series alone."""
+        rows = slice(int(self.offsets[position]), int(self.offsets[position + 1]))
+        columns = {name: column.take(rows) for name, column in self.columns.items()}
+        count = rows.stop - rows.start
+        return Batch(self.dataset, (self.series[position],), np.zeros(count, np.int32), columns)
+
+    def split(self) -> Iterator["Batch"]:
+        """The rows of each series on their own."""
+        return (self.of(position) for position in range(len(self.series)))
+
+    def select(self, names: Sequence[str]) -> "Batch":
+        """The same rows with only those columns."""
+        return Batch(self.dataset, self.series, self.codes, {name: self.columns[name] for name in names})
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Python values, row by row: for people and tests, not for speed."""
+        names = list(self.columns)
+        lists = [column.values_list() for column in self.columns.values()]
+        return [dict(zip(names, values, strict=True)) for values in zip(*lists, strict=True)]
+
+
+class Refused(Struct, frozen=True):
+    """A row that broke a rule: its position among the events given, and what to tell its sender."""
+
+    position: int
+    why: Invalid
+
+
+class Packed(Struct, frozen=True):
+    """pack()'s answer. events given = rows in batch + repeated + refused."""
+
+    batch: Batch
+    repeated: int  # rows with a key that another row of the same events has
+    refused: list[Refused]
+
+
+def pack(
+    dataset: Dataset, market: str, events: Sequence[Event], received_ms: Sequence[int], origin: str
+) -> Packed:
+    """Events of one dataset as a settled batch; rows that cannot be facts are refused, each with its rule."""
+    columns, broken = _columns(dataset, events)
+    columns["received_ms"] = Ints(np.array(received_ms, np.int64))
+    columns["origin"] = Texts.constant(origin, len(events))
+    refused = [Refused(row, _invalid(dataset, name, events[row], rule)) for row, (name, rule) in broken.items()]
+    for rule in dataset.rules:
+        for row in np.flatnonzero(rule.broken(columns)).tolist():
+            if row not in broken:
+                broken[row] = (rule.field, rule.text)
+                refused.append(Refused(row, _invalid(dataset, rule.field, events[row], rule.text)))
+    series, codes = _series(dataset, market, events)
+    batch = Batch(dataset, series, codes, columns)
+    if broken:
+        kept = np.ones(len(events), np.bool_)
+        kept[list(broken)] = False
+        batch = batch.take(kept)
+    settled = settle(batch)
+    return Packed(settled, len(batch) - len(settled), refused)
+
+
+def _columns(dataset: Dataset, events: Sequence[Event]) -> tuple[dict[str, Column], dict[int, tuple[str, str]]]:
+    columns: dict[str, Column] = {}
+    broken: dict[int, tuple[str, str]] = {}
+    for field in dataset.fields[:-2]:
+        column, bad = build(field, list(map(attrgetter(field.name), events)))
+        columns[field.name] = column
+        for row, rule in bad.items():
+            broken.setdefault(row, (field.name, rule))
+    return columns, broken
+
+
+def build(field: Field, values: Sequence[Any]) -> tuple[Column, dict[int, str]]:
+    """The column of a field from Python values, and by row the rule a value breaks."""
+    match field.kind:
+        case Kind.INT:
+            return Ints.of(values), {}
+        case Kind.NUMBER:
+            return parse_decimals(values)
+        case Kind.TEXT:
+            return Texts.of(values), {}
+        case Kind.FLAG:
+            return Flags.of(values), {}
+        case Kind.LEVELS:
+            return parse_levels(values)
+        case Kind.FLOAT:
+            return Floats.of(values), {}
+
+
+def _invalid(dataset: Dataset, name: str, event: Event, rule: str) -> Invalid:
+    interval = getattr(event, "interval", None)
+    subject = f"{dataset.name} {event.symbol}{f' {interval}' if interval else ''} {getattr(event, dataset.key[0])}"
+    why = Invalid(name, getattr(event, name), rule)
+    why.args = (f"{subject}: {why.args[0]}",)
+    return why
+
+
+def _series(dataset: Dataset, market: str, events: Sequence[Event]) -> tuple[tuple[Series, ...], NDArray[np.int32]]:
+    """The series the events belong to, sorted, and each event's position among them."""
+    if dataset.has_interval:
+        names: list[Any] = list(map(attrgetter("symbol", "interval"), events))
+    else:
+        names = list(map(attrgetter("symbol"), events))
+    positions = {name: position for position, name in enumerate(sorted(set(names)))}
+    codes = np.array([positions[name] for name in names], np.int32)
+    if dataset.has_interval:
+        return tuple(Series(market, dataset.name, symbol, interval) for symbol, interval in positions), codes
+    return tuple(Series(market, dataset.name, symbol) for symbol in positions), codes
+
+
+def empty(dataset: Dataset, series: Sequence[Series] = (), names: Sequence[str] | None = None) -> Batch:
+    """No rows."""
+    fields = dataset.fields if names is None else [dataset.field[name] for name in names]
+    columns = {field.name: build(field, [])[0] for field in fields}
+    return Batch(dataset, tuple(series), np.zeros(0, np.int32), columns)
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """The rows of all batches (same dataset, same columns), series by series, not yet settled.
+
+    Rows of an earlier batch come before those of a later one inside a series.
+    """
+    if len(batches) == 1:
+        return batches[0]
+    series = tuple(sorted({one for batch in batches for one in batch.series}))
+    position = {one: code for code, one in enumerate(series)}
+    codes = np.concatenate(
+        [np.array([position[one] for one in batch.series], np.int32)[batch.codes] for batch in batches]
+    )
+    columns: dict[str, Column] = {
+        name: type(column).joined([batch.columns[name] for batch in batches])
+        for name, column in batches[0].columns.items()
+    }
+    return Batch(batches[0].dataset, series, codes, columns)
+
+
+def settle(batch: Batch) -> Batch:
+    """The same rows sorted by series and key, one per key: which one stays is the dataset's Keep rule.
+
+    FIRST keeps the earliest given. FINAL keeps the highest rank (see ranks), then the latest event_ms, then the
+    earliest given; so with FINAL the order in which rows are given does not matter.
+    """
+    if _is_settled(batch):
+        return batch
+    parts: list[NDArray[Any]] = [*_key_parts(batch)[::-1], batch.codes]
+    if batch.dataset.on_conflict is Keep.FINAL:
+        event = batch.columns["event_ms"]
+        assert isinstance(event, Ints)
+        parts = [-event.filled(-1), -ranks(batch), *parts]
+    order = np.lexsort(parts)
+    ordered = batch.take(order)
+    repeats = same_key_as_before(ordered)
+    return ordered.take(~repeats) if repeats.any() else ordered
+
+
+def ranks(batch: Batch) -> NDArray[np.int64]:
+    """How final each row is: 0 may still change, 1 streamed, 2 from history, 3 from a reconciliation."""
+    origin = batch.columns["origin"]
+    assert isinstance(origin, Texts)
+    by_word = np.array([1 if word == STREAM else 3 if word.startswith("reconcile") else 2 for word in origin.words])
+    rank: NDArray[np.int64] = by_word[origin.codes].astype(np.int64) if len(by_word) else np.zeros(len(batch), np.int64)
+    return np.where(live_rows(batch), 0, rank)
+
+
+def live_rows(batch: Batch) -> Mask:
+    """Mask of the rows that may still change (an open candle) and are therefore no data yet."""
+    if batch.dataset.live is None:
+        return np.zeros(len(batch), np.bool_)
+    flag = batch.columns[batch.dataset.live]
+    assert isinstance(flag, Flags)
+    return ~flag.values
+
+
+def same_key_as_before(batch: Batch) -> Mask:
+    """Mask of the rows that share series and whole key with the row before them."""
+    same = np.zeros(len(batch), np.bool_)
+    if len(batch) > 1:
+        same[1:] = batch.codes[1:] == batch.codes[:-1]
+        for part in _key_parts(batch):
+            same[1:] &= part[1:] == part[:-1]
+    return same
+
+
+def _is_settled(batch: Batch) -> bool:
+    """Whether rows are already sorted with no first key twice: the common case, found out cheaply."""
+    if len(batch) < 2:
+        return True
+    step = np.diff(batch.codes)
+    return bool(((step > 0) | ((step == 0) & (np.diff(batch.key) > 0))).all())
+
+
+def _key_parts(batch: Batch) -> list[NDArray[np.int64]]:
+    """The key's parts as integers that order and compare like them inside this batch."""
+    return [_ordinal(batch.columns[name]) for name in batch.dataset.key]
+
+
+def _ordinal(column: Column) -> NDArray[np.int64]:
+    if isinstance(column, Ints):
+        return column.values
+    values = column.values_list()
+    if isinstance(column, Decimals):
+        values = [format(column.decimal(row).normalize(), "f") for row in range(len(column))]
+    order = {value: position for position, value in enumerate(sorted(set(values)))}
+    return np.array([order[value] for value in values], np.int64)
+
+
+__all__ = ["STREAM", "Batch", "Levels", "Packed", "Refused", "build", "empty", "joined", "live_rows", "pack", "settle"]

@@ -1,0 +1,361 @@
+"""Exact numbers as columns: the venue's text in, the same text out, int64 in between.
+
+A number is a mantissa and a scale: "0.0120" is (120, 4). The scale is one for the column where the digits are
+uniform, one per row where they are not. What such a pair cannot give back letter for letter (more than 18 digits,
+"1e-5", "-0.0", "007") keeps its text beside, by row: odd. Nothing ever becomes a float on this road.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from data_manager.domain.columns import Index, Mask, absent_of, join_masks, same_absent, take_mask
+
+DIGITS_MAX = 34
+"""Significant digits we take: what Decimal128 can hold, so that every store can."""
+
+_SCALE_MAX = 36  # longer fractions keep their text
+_FEW = 48  # below this, plain Python is quicker than setting up array kernels
+_POWERS = 10 ** np.arange(19, dtype=np.int64)
+_PLAIN = re.compile(r"-?(?:0|[1-9][0-9]{0,17})(?:\.([0-9]{1,18}))?", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,2})?", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decimals:
+    """Numbers of one column. scales: digits after the point, one for all or one per row. odd: texts by row."""
+
+    mantissas: NDArray[np.int64]
+    scales: int | NDArray[np.uint8]
+    odd: dict[int, str] = field(default_factory=dict)
+    absent: Mask | None = None
+
+    def __len__(self) -> int:
+        return len(self.mantissas)
+
+    def scale_array(self) -> NDArray[np.uint8]:
+        """The scale of every row."""
+        if isinstance(self.scales, int):
+            return np.full(len(self), self.scales, np.uint8)
+        return self.scales
+
+    def take(self, rows: Index | slice) -> "Decimals":
+        odd = self.odd
+        if odd:
+            positions = np.arange(len(self))[rows].tolist()
+            odd = {new: odd[old] for new, old in enumerate(positions) if old in odd}
+        scales = self.scales if isinstance(self.scales, int) else self.scales[rows]
+        return Decimals(self.mantissas[rows], scales, odd, take_mask(self.absent, rows))
+
+    @classmethod
+    def joined(cls, parts: Sequence["Decimals"]) -> "Decimals":
+        lengths = [len(part) for part in parts]
+        odd: dict[int, str] = {}
+        start = 0
+        for part, length in zip(parts, lengths, strict=True):
+            if part.odd:
+                odd.update((start + row, text) for row, text in part.odd.items())
+            start += length
+        return cls(
+            np.concatenate([part.mantissas for part in parts]),
+            _joined_scales(parts),
+            odd,
+            join_masks([part.absent for part in parts], lengths),
+        )
+
+    def same(self, other: "Decimals") -> Mask:
+        equal: Mask = (self.compare(other) == 0) & same_absent(self.absent, other.absent, len(self))
+        return equal
+
+    def signs(self) -> NDArray[np.int64]:
+        """-1, 0 or 1 per row; 1 where a row is absent, so that a rule passes it."""
+        signs: NDArray[np.int64] = np.sign(self.mantissas)
+        for row, text in self.odd.items():
+            signs[row] = Decimal(text).compare(Decimal(0))
+        if self.absent is not None:
+            signs[self.absent] = 1
+        return signs
+
+    def compare(self, other: "Decimals") -> NDArray[np.int64]:
+        """Per row the sign of self - other, exactly; 0 where either is absent."""
+        if isinstance(self.scales, int) and self.scales == other.scales:
+            signs: NDArray[np.int64] = np.sign(self.mantissas - other.mantissas)
+            unsure: Mask = np.zeros(len(self), np.bool_)
+        else:
+            signs, unsure = _compare_scaled(self, other)
+        for row in (*self.odd, *other.odd):
+            unsure[row] = True
+        for row in np.flatnonzero(unsure).tolist():
+            signs[row] = self.decimal(row).compare(other.decimal(row))
+        for absent in (self.absent, other.absent):
+            if absent is not None:
+                signs[absent] = 0
+        return signs
+
+    def decimal(self, row: int) -> Decimal:
+        """One value, exactly (0 where absent)."""
+        text = self.odd.get(row)
+        if text is not None:
+            return Decimal(text)
+        scale = self.scales if isinstance(self.scales, int) else int(self.scales[row])
+        return Decimal(int(self.mantissas[row])).scaleb(-scale)
+
+    def floats(self) -> NDArray[np.float64]:
+        """The nearest float64 of each value, NaN where absent: for statistics, never for keeping."""
+        floats = self.mantissas / np.power(10.0, self.scales)
+        for row, text in self.odd.items():
+            floats[row] = float(text)
+        if self.absent is not None:
+            floats[self.absent] = np.nan
+        return floats
+
+    @property
+    def size_bytes(self) -> int:
+        return self.mantissas.nbytes + (0 if isinstance(self.scales, int) else len(self))
+
+    def values_list(self) -> list[Any]:
+        texts: list[Any] = _texts(self.mantissas, self.scales)
+        for row, text in self.odd.items():
+            texts[row] = text
+        if self.absent is not None:
+            for row in np.flatnonzero(self.absent).tolist():
+                texts[row] = None
+        return texts
+
+    def arrow(self) -> pa.Array:
+        """decimal128(38, largest scale), exact; text when 38 digits do not suffice."""
+        if not self.odd:
+            packed = _arrow_decimals(self)
+            if packed is not None:
+                return packed
+        values = [None if text is None else Decimal(text) for text in self.values_list()]
+        scale = max((-int(value.as_tuple().exponent) for value in values if value is not None), default=0)
+        whole = max((value.adjusted() + 1 for value in values if value is not None), default=1)
+        if max(scale, 0) + max(whole, 1) <= 38:
+            return pa.array(values, pa.decimal128(38, max(scale, 0)))
+        return pa.array(self.values_list(), pa.string())
+
+
+def parse_decimals(texts: Sequence[str | None]) -> tuple[Decimals, dict[int, str]]:
+    """The column of texts, and by row the rule that a text breaks (such a row holds 0 and must not be kept)."""
+    if len(texts) < _FEW:
+        return _parse_each(texts)
+    try:
+        array = pa.array(texts, pa.string())
+    except UnicodeEncodeError:
+        return _parse_each(texts)
+    absent = absent_of(texts)
+    digits = pc.replace_substring(array, ".", "", max_replacements=1)
+    try:
+        mantissas = _numpy(pc.cast(digits, pa.int64()))
+        strange = np.zeros(len(texts), np.bool_)
+    except pa.ArrowInvalid:  # at least one is no plain number: find which, so that only those are slow
+        plain = pc.and_(
+            pc.match_substring_regex(array, r"^-?[0-9]+(\.[0-9]+)?$"), pc.less_equal(pc.binary_length(digits), 18)
+        ).fill_null(True)
+        mantissas = _numpy(pc.cast(pc.if_else(plain, digits, pa.scalar("0")), pa.int64()))
+        strange = ~plain.to_numpy(zero_copy_only=False)
+    length = _numpy(pc.binary_length(array)).astype(np.int64)
+    dot = _numpy(pc.find_substring(array, "."), -1).astype(np.int64)
+    scales = np.where(dot < 0, 0, length - dot - 1)
+    strange |= (length != _plain_length(mantissas, scales)) | (scales > _SCALE_MAX)
+    if absent is not None:
+        strange &= ~absent
+        scales[absent] = 0
+    rows = np.flatnonzero(strange).tolist()
+    odd, broken = _odd_texts({row: texts[row] or "" for row in rows})
+    mantissas[rows] = 0
+    scales[rows] = 0
+    return Decimals(mantissas, _narrow_scales(scales), odd, absent), broken
+
+
+def _numpy(array: pa.Array, null: int = 0) -> NDArray[Any]:
+    values: NDArray[Any] = array.fill_null(null).to_numpy(zero_copy_only=False)
+    return values.copy() if not values.flags.writeable else values
+
+
+def _plain_length(mantissas: NDArray[np.int64], scales: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How long the text of each (mantissa, scale) is; a text of another length is not what they give back."""
+    digits = np.searchsorted(_POWERS[1:], np.abs(mantissas), side="right") + 1
+    length: NDArray[np.int64] = np.maximum(digits, scales + 1) + (mantissas < 0) + (scales > 0)
+    return length
+
+
+def _narrow_scales(scales: NDArray[np.int64]) -> int | NDArray[np.uint8]:
+    if len(scales) == 0:
+        return 0
+    first = int(scales[0])
+    return first if (scales == first).all() else scales.astype(np.uint8)
+
+
+def _parse_each(texts: Sequence[str | None]) -> tuple[Decimals, dict[int, str]]:
+    mantissas, scales, strange = [], [], {}
+    for row, text in enumerate(texts):
+        plain = _PLAIN.fullmatch(text) if text is not None and len(text) < 20 else None
+        if plain is None or text is None or (text[0] == "-" and not text.strip("-0.")):
+            mantissas.append(0)
+            scales.append(0)
+            if text is not None:
+                strange[row] = text
+        else:
+            mantissas.append(int(text.replace(".", "")))
+            scales.append(len(plain[1] or ""))
+    odd, broken = _odd_texts(strange)
+    column = Decimals(
+        np.array(mantissas, np.int64), _narrow_scales(np.array(scales, np.int64)), odd, absent_of(texts)
+    )
+    return column, broken
+
+
+def _odd_texts(strange: dict[int, str]) -> tuple[dict[int, str], dict[int, str]]:
+    """Sort unusual texts into those that are numbers, kept as they are, and the rules the others break."""
+    odd, broken = {}, {}
+    for row, text in strange.items():
+        if len(text) > 120 or _NUMBER.fullmatch(text) is None:
+            broken[row] = "must be a decimal number as text, such as 0.0120"
+        elif len(Decimal(text).as_tuple().digits) > DIGITS_MAX:
+            broken[row] = f"must have at most {DIGITS_MAX} significant digits"
+        else:
+            odd[row] = text
+    return odd, broken
+
+
+def _texts(mantissas: NDArray[np.int64], scales: int | NDArray[np.uint8]) -> list[str]:
+    numbers = mantissas.tolist()
+    if not isinstance(scales, int):
+        return [_text(number, scale) for number, scale in zip(numbers, scales.tolist(), strict=True)]
+    if scales == 0:
+        return [str(number) for number in numbers]
+    if len(numbers) and min(numbers) < 0:
+        return [_text(number, scales) for number in numbers]
+    width = scales + 1
+    return [f"{(text := str(number).zfill(width))[:-scales]}.{text[-scales:]}" for number in numbers]
+
+
+def _text(number: int, scale: int) -> str:
+    if scale == 0:
+        return str(number)
+    text = str(abs(number)).zfill(scale + 1)
+    return f"{'-' if number < 0 else ''}{text[:-scale]}.{text[-scale:]}"
+
+
+def _joined_scales(parts: Sequence[Decimals]) -> int | NDArray[np.uint8]:
+    filled = [part for part in parts if len(part)] or [parts[0]]
+    first = filled[0].scales
+    if isinstance(first, int) and all(isinstance(part.scales, int) and part.scales == first for part in filled):
+        return first
+    return np.concatenate([part.scale_array() for part in filled])
+
+
+def _compare_scaled(one: Decimals, other: Decimals) -> tuple[NDArray[np.int64], Mask]:
+    """Signs of the difference at a common scale, and the rows where 64 bits are too few for that."""
+    left, right = one.scale_array().astype(np.int64), other.scale_array().astype(np.int64)
+    common = np.maximum(left, right)
+    up_left, up_right = _POWERS[np.minimum(common - left, 18)], _POWERS[np.minimum(common - right, 18)]
+    limit = np.int64(2**62)
+    unsure: Mask = (np.abs(one.mantissas) > limit // up_left) | (np.abs(other.mantissas) > limit // up_right)
+    unsure |= np.abs(left - right) > 18
+    signs = np.sign(np.where(unsure, 0, one.mantissas * up_left) - np.where(unsure, 0, other.mantissas * up_right))
+    return signs, unsure
+
+
+def _arrow_decimals(column: Decimals) -> pa.Array | None:
+    """decimal128 straight from the int64 mantissas: low word, sign extension. None when rescaling overflows."""
+    scale = column.scales if isinstance(column.scales, int) else int(column.scales.max(initial=0))
+    mantissas = column.mantissas
+    if not isinstance(column.scales, int):
+        steps = scale - column.scales.astype(np.int64)
+        up = _POWERS[np.minimum(steps, 18)]
+        if (steps > 18).any() or (np.abs(mantissas) > np.int64(2**62) // up).any():
+            return None
+        mantissas = mantissas * up
+    words = np.empty((len(mantissas), 2), np.int64)
+    words[:, 0] = mantissas
+    words[:, 1] = mantissas >> 63
+    validity = None if column.absent is None else pa.array(~column.absent).buffers()[1]
+    return pa.Array.from_buffers(pa.decimal128(38, scale), len(mantissas), [validity, pa.py_buffer(words)])
+
+
+@dataclass(frozen=True, eq=False)
+class Levels:
+    """Book sides: per row any number of (price, quantity) pairs, held as two flat columns and the counts."""
+
+    counts: NDArray[np.int32]
+    prices: Decimals
+    quantities: Decimals
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    @cached_property
+    def offsets(self) -> NDArray[np.int64]:
+        """Where each row's pairs begin in the flat columns; one more than rows."""
+        return np.concatenate([[0], np.cumsum(self.counts, dtype=np.int64)])
+
+    def take(self, rows: Index | slice) -> "Levels":
+        starts, counts = self.offsets[:-1][rows], self.counts[rows]
+        if isinstance(rows, slice) and rows.step in (None, 1) and len(counts):
+            flat: Index | slice = slice(int(starts[0]), int(starts[-1] + counts[-1]))
+        else:
+            before = np.cumsum(counts, dtype=np.int64) - counts
+            flat = np.repeat(starts - before, counts) + np.arange(int(counts.sum()))
+        return Levels(counts, self.prices.take(flat), self.quantities.take(flat))
+
+    @classmethod
+    def joined(cls, parts: Sequence["Levels"]) -> "Levels":
+        return cls(
+            np.concatenate([part.counts for part in parts]),
+            Decimals.joined([part.prices for part in parts]),
+            Decimals.joined([part.quantities for part in parts]),
+        )
+
+    @property
+    def size_bytes(self) -> int:
+        return self.counts.nbytes + self.prices.size_bytes + self.quantities.size_bytes
+
+    def any_row(self, flat: Mask) -> Mask:
+        """Per row: whether any of its pairs is set in a mask over all pairs."""
+        rows = np.repeat(np.arange(len(self)), self.counts)
+        hit = np.zeros(len(self), np.bool_)
+        hit[rows[flat]] = True
+        return hit
+
+    def same(self, other: "Levels") -> Mask:
+        equal: Mask = self.counts == other.counts
+        rows = np.flatnonzero(equal)
+        one, two = self.take(rows), other.take(rows)
+        unlike = one.any_row(~(one.prices.same(two.prices) & one.quantities.same(two.quantities)))
+        equal[rows[unlike]] = False
+        return equal
+
+    def values_list(self) -> list[Any]:
+        pairs = list(zip(self.prices.values_list(), self.quantities.values_list(), strict=True))
+        offsets = self.offsets.tolist()
+        return [pairs[start:end] for start, end in zip(offsets, offsets[1:], strict=False)]
+
+    def arrow(self) -> pa.Array:
+        pairs = pa.StructArray.from_arrays(
+            [self.prices.arrow(), self.quantities.arrow()], names=["price", "quantity"]
+        )
+        return pa.ListArray.from_arrays(pa.array(self.offsets.astype(np.int32)), pairs)
+
+
+def parse_levels(rows: Sequence[Sequence[tuple[str, str]]]) -> tuple[Levels, dict[int, str]]:
+    """Book sides from texts, and by row the rule that one of its numbers breaks."""
+    flat = [text for row in rows for pair in row for text in pair]
+    prices, bad_prices = parse_decimals(flat[0::2])
+    quantities, bad_quantities = parse_decimals(flat[1::2])
+    levels = Levels(np.array([len(row) for row in rows], np.int32), prices, quantities)
+    broken = {
+        int(np.searchsorted(levels.offsets, position, side="right")) - 1: f"every level {rule}"
+        for position, rule in {**bad_prices, **bad_quantities}.items()
+    }
+    return levels, broken

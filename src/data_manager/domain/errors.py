@@ -1,0 +1,104 @@
+"""What can go wrong, sorted by what the catcher should do.
+
+DataManagerError
+├── Rejected       this input is wrong and stays wrong       dead letter with the reason, ack, count
+│   ├── Undecodable   not the venue's language at all
+│   ├── UnknownKind   well formed, but nothing we have a dataset for
+│   └── Invalid       one field breaks one rule
+├── Unavailable    the other side is away                    retry by the one policy, then let it rise   503
+│   └── Throttled
+├── Conflict       someone was first                         give way                                    409
+│   └── StoreLocked
+├── Corrupt        what we read is not what we wrote         quarantine the span, alert                  500
+├── BadQuery       the caller's question cannot be answered  say what would be valid                     422
+├── NotFound       the caller names what does not exist                                                  404
+└── BadSetting     the operator's                            name the variable and the fix, exit
+"""
+
+
+class DataManagerError(Exception):
+    """Root of every error this project raises on purpose."""
+
+
+class Rejected(DataManagerError):
+    """Input that is wrong and will not become right: it belongs to the dead letters.
+
+    reason is a short stable word for counting, field the offending field's path in the venue's words ("data.p"),
+    None when no single field is to blame.
+    """
+
+    reason = "rejected"
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class Undecodable(Rejected):
+    """Bytes that are not JSON, or JSON too large or too deep to be a market message."""
+
+    reason = "undecodable"
+
+
+class UnknownKind(Rejected):
+    """A well-formed market message of a kind no dataset takes."""
+
+    reason = "unknown_kind"
+
+
+class Invalid(Rejected):
+    """One field breaks one rule. The message reads: field, value, rule."""
+
+    reason = "invalid"
+
+    def __init__(self, field: str, value: object, rule: str) -> None:
+        shown = repr(value)
+        super().__init__(f"{field} {shown if len(shown) <= 120 else shown[:117] + '...'}: {rule}", field=field)
+        self.value = value
+        self.rule = rule
+
+
+class Unavailable(DataManagerError):
+    """The other side is away or too slow; trying again later may work."""
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Throttled(Unavailable):
+    """The other side asked us to wait retry_after_s seconds."""
+
+
+class Conflict(DataManagerError):
+    """Someone else holds what we wanted; give way."""
+
+
+class StoreLocked(Conflict):
+    """Another process is the writer of this data directory."""
+
+
+class Corrupt(DataManagerError):
+    """Stored bytes do not match their checksum or layout. Never serve them as good."""
+
+
+class BadQuery(DataManagerError):
+    """A request whose field breaks a rule; the message says what would be valid."""
+
+    def __init__(self, field: str, value: object, rule: str) -> None:
+        super().__init__(f"{field} {value!r}: {rule}")
+        self.field = field
+        self.value = value
+        self.rule = rule
+
+
+class NotFound(DataManagerError):
+    """The named resource does not exist (absent data of a known resource is not an error)."""
+
+
+class BadSetting(DataManagerError):
+    """An environment variable holds something unusable; the message names it and what would be valid."""
+
+    def __init__(self, name: str, value: object, rule: str) -> None:
+        super().__init__(f"{name}={value!r}: {rule}")
+        self.name = name

@@ -1,0 +1,72 @@
+"""Spans of time and their algebra: [start_ms, end_ms), half open, UTC milliseconds.
+
+What is missing = wanted minus present, a pure function over sorted disjoint spans.
+"""
+
+from collections.abc import Iterable
+
+from msgspec import Struct
+
+from data_manager.domain.errors import BadQuery
+
+
+class Span(Struct, frozen=True, order=True):
+    """The instants start_ms <= t < end_ms. Never empty: start_ms < end_ms."""
+
+    start_ms: int
+    end_ms: int
+
+    def __post_init__(self) -> None:
+        if self.start_ms >= self.end_ms:
+            raise BadQuery("start", self.start_ms, f"must lie before end {self.end_ms}")
+
+    def holds(self, ms: int) -> bool:
+        """Whether the instant ms lies inside."""
+        return self.start_ms <= ms < self.end_ms
+
+
+def union(spans: Iterable[Span]) -> list[Span]:
+    """The same instants as sorted, disjoint spans that do not touch."""
+    merged: list[Span] = []
+    for span in sorted(spans):
+        if merged and span.start_ms <= merged[-1].end_ms:
+            merged[-1] = Span(merged[-1].start_ms, max(merged[-1].end_ms, span.end_ms))
+        else:
+            merged.append(span)
+    return merged
+
+
+def intersection(one: Iterable[Span], other: Iterable[Span]) -> list[Span]:
+    """The instants that lie in both, as sorted, disjoint spans."""
+    left, right = union(one), union(other)
+    common: list[Span] = []
+    i = j = 0
+    while i < len(left) and j < len(right):
+        start = max(left[i].start_ms, right[j].start_ms)
+        end = min(left[i].end_ms, right[j].end_ms)
+        if start < end:
+            common.append(Span(start, end))
+        if left[i].end_ms < right[j].end_ms:
+            i += 1
+        else:
+            j += 1
+    return common
+
+
+def difference(wanted: Iterable[Span], present: Iterable[Span]) -> list[Span]:
+    """The instants of wanted that are not in present, as sorted, disjoint spans."""
+    missing: list[Span] = []
+    holders = union(present)
+    for span in union(wanted):
+        at = span.start_ms
+        for held in holders:
+            if held.end_ms <= at or held.start_ms >= span.end_ms:
+                continue
+            if held.start_ms > at:
+                missing.append(Span(at, held.start_ms))
+            at = held.end_ms
+            if at >= span.end_ms:
+                break
+        if at < span.end_ms:
+            missing.append(Span(at, span.end_ms))
+    return missing

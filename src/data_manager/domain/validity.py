@@ -1,0 +1,68 @@
+"""What rows must satisfy before we keep them: columns in, a mask of the broken rows out.
+
+Only what cannot be a fact is refused here. What is merely odd (a crossed book, a spike, a clock ahead of ours) is
+kept and left to the audit, which reports it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from data_manager.domain.decimals import Decimals
+from data_manager.domain.dataset import Rule
+from data_manager.domain.time import DAY_MS
+
+Columns = Mapping[str, Any]
+
+
+def positive(column: str) -> Rule:
+    """The number is above 0."""
+    return Rule(column, "must be above 0", lambda columns: _signs(columns[column]) <= 0)
+
+
+def not_negative(column: str) -> Rule:
+    """The number is 0 or above; absent is allowed."""
+    return Rule(column, "must not be negative", lambda columns: _signs(columns[column]) < 0)
+
+
+def positive_unless_placeholder(column: str, quantity: str) -> Rule:
+    """The price is above 0, or both price and quantity are 0: the venue's placeholder for a burned trade id."""
+
+    def broken(columns: Columns) -> Any:
+        price = _signs(columns[column])
+        return (price < 0) | ((price == 0) & (_signs(columns[quantity]) != 0))
+
+    return Rule(column, "must be above 0 (0 only together with quantity 0)", broken)
+
+
+def at_least(high: str, low: str) -> Rule:
+    """high >= low, exactly; rows where either is absent pass."""
+    return Rule(high, f"must not be below {low}", lambda columns: columns[high].compare(columns[low]) < 0)
+
+
+def before(earlier: str, later: str) -> Rule:
+    """The first time lies before the second."""
+    return Rule(earlier, f"must lie before {later}", lambda columns: columns[earlier].values >= columns[later].values)
+
+
+def near(column: str, other: str) -> Rule:
+    """Two clocks of one fact agree within a day; absent passes. Catches a unit switch the bounds let through."""
+
+    def broken(columns: Columns) -> Any:
+        one, two = columns[column], columns[other]
+        return (abs(one.values - two.values) > DAY_MS) & one.present & two.present
+
+    return Rule(column, f"must lie within a day of {other}", broken)
+
+
+def priced_levels(column: str) -> Rule:
+    """Every level of a book side has a price above 0 and a quantity of 0 or more."""
+
+    def broken(columns: Columns) -> Any:
+        levels = columns[column]
+        return levels.any_row((_signs(levels.prices) <= 0) | (_signs(levels.quantities) < 0))
+
+    return Rule(column, "every level needs a price above 0 and a quantity that is not negative", broken)
+
+
+def _signs(column: Decimals) -> Any:
+    return column.signs()

@@ -1,0 +1,236 @@
+"""The five ports: what the services need from the outside, and what every adapter promises.
+
+Bus, SeriesStore, MetaStore and Clock are here; Source arrives with backfill. No driver type crosses a port: adapters
+translate their driver's errors at their own door (Unavailable, Conflict, Corrupt).
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from data_manager.domain.batch import Batch
+from data_manager.domain.dataset import Series
+from data_manager.domain.span import Span
+
+
+class Clock(Protocol):
+    """The only source of now. Services take one, so that a day passes in a test in no time."""
+
+    def now_ms(self) -> int:
+        """UTC milliseconds; may jump when the machine's clock is set."""
+        ...
+
+    def monotonic_s(self) -> float:
+        """Seconds from an arbitrary start; never goes back. For durations."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after that many seconds of this clock."""
+        ...
+
+
+class Delivery(Struct, frozen=True, gc=False):
+    """One message as the bus handed it over. token is the adapter's own: what it needs to acknowledge."""
+
+    subject: str
+    payload: bytes
+    received_ms: int
+    token: str = ""
+
+
+class BusState(Struct, frozen=True, kw_only=True):
+    """What a bus knows of itself, for readiness and metrics. None where this kind of bus cannot know."""
+
+    connected: bool
+    reason: str | None = None  # why not connected, in words for an operator
+    durable: bool = False  # what is not acknowledged comes again
+    pending: int | None = None  # stored by the server, not yet delivered to anyone
+    reconnects: int = 0
+    errors: int = 0
+    dropped: int = 0  # messages a bus without memory had to let go since the start
+
+
+class Dropped(Struct, frozen=True):
+    """Messages a bus without memory had to let go: how many, and between which of our instants."""
+
+    count: int
+    first_ms: int
+    last_ms: int
+
+
+class Bus(Protocol):
+    """Market messages in. At least once on a durable bus, at most once otherwise; the state says which."""
+
+    def batches(self, quiet_s: float) -> AsyncIterator[list[Delivery]]:
+        """Lists of deliveries as they come, never more than the bound in hand at once.
+
+        An empty list when nothing came for quiet_s seconds, so that the caller can flush. Ends after stop(), when
+        everything already taken from the server was handed over. Outlives the server: while it is away the lists are
+        empty and state() says why.
+        """
+        ...
+
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        """Tell the server these are safe. Nothing on a bus without acknowledgements.
+
+        Never raises for a server that is away: what is not acknowledged comes again, and twice is once.
+        """
+        ...
+
+    def stop(self) -> None:
+        """Take nothing more; batches() ends when what was taken is handed over."""
+        ...
+
+    def drops(self) -> list[Dropped]:
+        """Drops since the last call (a durable bus has none)."""
+        ...
+
+    async def state(self) -> BusState:
+        """Fresh facts; asks the server for pending where it can."""
+        ...
+
+    async def close(self) -> None:
+        """Release the connection. Unacknowledged deliveries go back to the server."""
+        ...
+
+
+class Receipt(Struct, frozen=True):
+    """What an append did, row for row: new + changed + duplicate = rows given."""
+
+    new: int = 0
+    changed: int = 0
+    duplicate: int = 0
+
+    def __add__(self, other: "Receipt") -> "Receipt":
+        return Receipt(self.new + other.new, self.changed + other.changed, self.duplicate + other.duplicate)
+
+
+class Extent(Struct, frozen=True):
+    """What is held of one series. Times are of the dataset's time column, in ms UTC, both inclusive."""
+
+    rows: int
+    first_key: int
+    last_key: int
+    first_ms: int
+    last_ms: int
+
+
+class SeriesStore(Protocol):
+    """Rows of every dataset, once each. See docs/data-path.md for who calls what."""
+
+    async def append(self, batch: Batch) -> Receipt:
+        """Keep the rows of a batch (one dataset, any number of series). Durable on return; twice changes nothing.
+
+        A row whose key is held is a duplicate, or replaces the held one by the dataset's Keep rule (changed; the old
+        row is kept as a revision). Rows the dataset calls live (an open candle) replace the live state of their
+        series and are never data: changed when newer than what is held, duplicate otherwise.
+        Raises Unavailable (nothing kept; try again) or Corrupt.
+        """
+        ...
+
+    async def scan(
+        self,
+        series: Series,
+        span: Span | None = None,
+        *,
+        columns: Sequence[str] | None = None,
+        limit: int | None = None,
+        descending: bool = False,
+        offset: int = 0,
+    ) -> Batch:
+        """Rows of one series whose time column lies in span, in key order.
+
+        limit counts from the start, or with descending from the end; the rows come back in the order asked for.
+        columns None means all. A series that holds nothing gives an empty batch. Raises Corrupt, Unavailable.
+        """
+        ...
+
+    async def last(self, series: Series, n: int) -> Batch:
+        """The n newest rows by key, ascending."""
+        ...
+
+    async def live(self, series: Series) -> Batch:
+        """The live row of a series (the open candle): one row or none."""
+        ...
+
+    async def extent(self, series: Series) -> Extent | None:
+        """What is held of a series; None when nothing is."""
+        ...
+
+    async def count(self, series: Series, span: Span | None = None) -> int:
+        """Rows whose time column lies in span."""
+        ...
+
+    async def keys(self, series: Series, span: Span | None = None) -> Batch:
+        """The audited columns only (key, time, what continuity needs), ascending by key."""
+        ...
+
+    async def drop(self, series: Series, span: Span) -> int:
+        """Delete the rows whose time column lies in span; how many there were."""
+        ...
+
+    async def series(self) -> list[Series]:
+        """Every series that holds a row, sorted."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what is under way and let go of the files."""
+        ...
+
+
+class DeadLetter(Struct, frozen=True, kw_only=True):
+    """A message, or one event of it, that could not be kept as data. field and message say what was wrong with it."""
+
+    received_ms: int
+    subject: str
+    reason: str
+    field: str | None
+    message: str
+    payload: bytes
+
+
+class KeptDeadLetter(Struct, frozen=True, kw_only=True):
+    """A dead letter as the store holds it. Equal payloads with equal reason and field are one, with a count."""
+
+    id: str
+    received_ms: int  # of the newest
+    first_received_ms: int
+    subject: str
+    reason: str
+    field: str | None
+    message: str
+    sample: str  # the first bytes, as text; what is not UTF-8 shows as backslash escapes
+    payload_bytes: int
+    whole: bool  # the payload is kept in full and can be replayed
+    count: int
+
+
+class MetaStore(Protocol):
+    """Everything that is not a row of market data."""
+
+    async def keep_dead(self, letters: Sequence[DeadLetter]) -> None:
+        """Keep dead letters, durable on return, within the bounds given at opening (the oldest make room)."""
+        ...
+
+    async def dead_letters(
+        self, *, limit: int, offset: int = 0, reason: str | None = None
+    ) -> tuple[list[KeptDeadLetter], int]:
+        """A page of dead letters, newest first, and how many there are in all."""
+        ...
+
+    async def dead_payload(self, letter_id: str) -> bytes | None:
+        """The whole payload of one, None when it is unknown or was kept only in part."""
+        ...
+
+    async def forget_dead(self, letter_id: str) -> bool:
+        """Remove one (after a replay); whether it was there."""
+        ...
+
+    async def healthy(self) -> bool:
+        """Whether a trivial question is answered."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+        ...
