@@ -214,7 +214,7 @@ def settle(batch: Batch) -> Batch:
     """
     if _is_settled(batch):
         return batch
-    parts: list[NDArray[Any]] = [*_key_parts(batch)[::-1], batch.codes]
+    parts: list[NDArray[Any]] = [*key_parts(batch)[::-1], batch.codes]
     if batch.dataset.on_conflict is Keep.FINAL:
         event = batch.columns["event_ms"]
         assert isinstance(event, Ints)
@@ -248,7 +248,7 @@ def same_key_as_before(batch: Batch) -> Mask:
     same = np.zeros(len(batch), np.bool_)
     if len(batch) > 1:
         same[1:] = batch.codes[1:] == batch.codes[:-1]
-        for part in _key_parts(batch):
+        for part in key_parts(batch):
             same[1:] &= part[1:] == part[:-1]
     return same
 
@@ -261,7 +261,7 @@ def _is_settled(batch: Batch) -> bool:
     return bool(((step > 0) | ((step == 0) & (np.diff(batch.key) > 0))).all())
 
 
-def _key_parts(batch: Batch) -> list[NDArray[np.int64]]:
+def key_parts(batch: Batch) -> list[NDArray[np.int64]]:
     """The key's parts as integers that order and compare like them inside this batch."""
     return [_ordinal(batch.columns[name]) for name in batch.dataset.key]
 

@@ -15,7 +15,7 @@ A span without rows is a hole for the rules that reach the edges and says nothin
 ids, let the span begin at a row that is held.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -183,21 +183,15 @@ class MaxSilence(Continuity, frozen=True):
         if len(_where(times, lambda rise: rise < 0)):  # streams are ordered by key, clocks need not agree
             order = np.argsort(times, kind="stable")
             times, keys = times[order], keys[order]
-        if not len(times):
-            return self._if_long(span.start_ms, span.end_ms, None, None)
         at = _where(times, lambda rise: rise > self.silence_ms)
-        inside = zip(
-            (times[at] + 1).tolist(), times[at + 1].tolist(), keys[at].tolist(), keys[at + 1].tolist(), strict=True
-        )
-        return [
-            *self._if_long(span.start_ms, int(times[0]), None, int(keys[0])),
-            *(Hole(start, end, None, after, before, "silence") for start, end, after, before in inside),
-            *self._if_long(int(times[-1]) + 1, span.end_ms, int(keys[-1]), None),
-        ]
-
-    def _if_long(self, start_ms: int, end_ms: int, after: int | None, before: int | None) -> list[Hole]:
-        silent = end_ms - start_ms > self.silence_ms
-        return [Hole(start_ms, end_ms, None, after, before, "silence")] if silent else []
+        left = np.concatenate([[span.start_ms], times[at], times[-1:]])
+        right = np.concatenate([times[:1], times[at + 1], [span.end_ms]])
+        start = [span.start_ms, *(times[at] + 1).tolist(), *(times[-1:] + 1).tolist()]
+        after = [None, *keys[at].tolist(), *keys[-1:].tolist()]
+        before = [*keys[:1].tolist(), *keys[at + 1].tolist(), None]
+        silent = (right - left > self.silence_ms).tolist()
+        holes = zip(silent, start, right.tolist(), after, before, strict=True)
+        return [Hole(begin, end, None, prior, later, "silence") for long, begin, end, prior, later in holes if long]
 
 
 class Sparse(Continuity, frozen=True):
@@ -217,26 +211,14 @@ ToMs = Callable[[Ints], Ints]
 def _grid_holes(places: Ints, step: int, first: int, end: int, span: Span, to_ms: ToMs) -> list[Hole]:
     """Holes among places that should run first, first + step, … below end. Places are milliseconds or months."""
     at = _where(places, lambda rise: rise > step)
-    after, before = places[at].tolist(), places[at + 1].tolist()
-    bounds: list[tuple[int | None, int | None]] = list(zip(after, before, strict=True))
-    if not len(places):
-        bounds = [(None, None)]
-    else:
-        bounds = [(None, int(places[0])), *bounds, (int(places[-1]), None)]
-    return list(_named(bounds, step, first, end, span, to_ms))
-
-
-def _named(
-    bounds: Sequence[tuple[int | None, int | None]], step: int, first: int, end: int, span: Span, to_ms: ToMs
-) -> Iterator[Hole]:
-    for after, before in bounds:
-        low = first if after is None else after + step
-        high = end if before is None else before
-        if low >= high:
-            continue
-        start_ms, end_ms = to_ms(np.array([low, high], np.int64)).tolist()
-        held = [None if place is None else int(to_ms(np.array([place], np.int64))[0]) for place in (after, before)]
-        yield Hole(start_ms, min(end_ms, span.end_ms), (high - low) // step, *held, "grid")
+    low = np.concatenate([[first], places[at] + step, places[-1:] + step])
+    high = np.concatenate([places[:1], places[at + 1], [end]])
+    start, until = to_ms(low).tolist(), np.minimum(to_ms(high), span.end_ms).tolist()
+    after = [None, *to_ms(places[at]).tolist(), *to_ms(places[-1:]).tolist()]
+    before = [*to_ms(places[:1]).tolist(), *to_ms(places[at + 1]).tolist(), None]
+    missing = ((high - low) // step).tolist()
+    holes = zip(start, until, missing, after, before, strict=True)
+    return [Hole(*hole, "grid") for hole in holes if hole[2] > 0]
 
 
 def _anchor(opens: Ints, interval: str, length: int) -> int:

@@ -86,7 +86,7 @@ class Dataset(Struct, frozen=True, kw_only=True, dict=True, eq=False):
     continuity: Continuity  # what "missing" means here
     fresh_within_ms: int | None  # older than this is stale; None: silence is normal
     refill: tuple[str, ...]  # source calls that mend a hole, best first; empty: nobody can, and we say so
-    retention_days: int | None | Mapping[str, int]  # None keeps for ever; by interval where it differs
+    retention_days: int | Mapping[str, int] | None  # None keeps for ever; by interval where it differs
     rules: tuple[Rule, ...]
     answer: tuple[Answer, ...]  # the members of a row in an API answer
     wire: str  # the event as the metrics' label event_type names it
@@ -194,8 +194,8 @@ def make_series(dataset: Dataset, market: str, symbol: str, interval: str | None
 _SYMBOL_RULE = "2 to 32 capital letters, digits or letters without case, and a suffix such as _261225 or _PERP"
 _EXAMPLES = {"um": "BTCUSDT", "cm": "BTCUSD_PERP", "spot": "BTCUSDT"}
 _SUFFIX = {
-    "um": re.compile(r"_\d{6}|_SETTLED\d*"),
-    "cm": re.compile(r"_PERP|_\d{6}|_SETTLED\d*"),
+    "um": re.compile(r"_[0-9]{6}|_SETTLED[0-9]{0,2}"),
+    "cm": re.compile(r"_PERP|_[0-9]{6}|_SETTLED[0-9]{0,2}"),
     "spot": re.compile(r"(?!)"),
 }
 
@@ -208,4 +208,8 @@ def is_symbol(symbol: str, market: str) -> bool:
         return False
     if market == "cm" and not underscore:
         return False
-    return 2 <= len(body) <= 32 and all(unicodedata.category(letter) in ("Lu", "Lo", "Nd") for letter in body)
+    return 2 <= len(body) <= 32 and all(map(_in_symbol, body))
+
+
+def _in_symbol(letter: str) -> bool:
+    return letter in "0123456789" or unicodedata.category(letter) in ("Lu", "Lo")

@@ -86,8 +86,8 @@ class Decimals:
 
     def compare(self, other: "Decimals") -> NDArray[np.int64]:
         """Per row the sign of self - other, exactly; 0 where either is absent."""
-        if isinstance(self.scales, int) and self.scales == other.scales:
-            signs: NDArray[np.int64] = np.sign(self.mantissas - other.mantissas)
+        if isinstance(self.scales, int) and isinstance(other.scales, int) and self.scales == other.scales:
+            signs = _sign_of_difference(self.mantissas, other.mantissas)
             unsure: Mask = np.zeros(len(self), np.bool_)
         else:
             signs, unsure = _compare_scaled(self, other)
@@ -255,6 +255,11 @@ def _joined_scales(parts: Sequence[Decimals]) -> int | NDArray[np.uint8]:
     return np.concatenate([part.scale_array() for part in filled])
 
 
+def _sign_of_difference(one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Signs of one - other; the difference itself might not fit 64 bits."""
+    return (one > other).astype(np.int64) - (one < other)
+
+
 def _compare_scaled(one: Decimals, other: Decimals) -> tuple[NDArray[np.int64], Mask]:
     """Signs of the difference at a common scale, and the rows where 64 bits are too few for that."""
     left, right = one.scale_array().astype(np.int64), other.scale_array().astype(np.int64)
@@ -263,8 +268,7 @@ def _compare_scaled(one: Decimals, other: Decimals) -> tuple[NDArray[np.int64], 
     limit = np.int64(2**62)
     unsure: Mask = (np.abs(one.mantissas) > limit // up_left) | (np.abs(other.mantissas) > limit // up_right)
     unsure |= np.abs(left - right) > 18
-    signs = np.sign(np.where(unsure, 0, one.mantissas * up_left) - np.where(unsure, 0, other.mantissas * up_right))
-    return signs, unsure
+    return _sign_of_difference(one.mantissas * up_left, other.mantissas * up_right), unsure
 
 
 def _arrow_decimals(column: Decimals) -> pa.Array | None:

@@ -18,6 +18,7 @@ from typing import Annotated, NewType
 
 from msgspec import Meta, Struct
 
+from data_manager.domain.errors import Rejected
 from data_manager.domain.time import EARLIEST_MS, LATEST_MS
 
 Number = NewType("Number", str)
@@ -191,3 +192,13 @@ class Metric(Event, frozen=True, kw_only=True, gc=False):
     inputs_have: Id
     inputs_need: Id
     event_ms: Ms | None = None
+
+
+class Ignored(Struct, frozen=True):
+    """A message that is not market data of ours and no error either: counted by reason, kept nowhere."""
+
+    reason: str
+
+
+Outcome = Event | Rejected | Ignored
+"""What decoding makes of a row of a message. Rejected is a value here, it is not raised."""

@@ -56,17 +56,18 @@ def intersection(one: Iterable[Span], other: Iterable[Span]) -> list[Span]:
 def difference(wanted: Iterable[Span], present: Iterable[Span]) -> list[Span]:
     """The instants of wanted that are not in present, as sorted, disjoint spans."""
     missing: list[Span] = []
-    holders = union(present)
+    held = union(present)
+    i = 0
     for span in union(wanted):
         at = span.start_ms
-        for held in holders:
-            if held.end_ms <= at or held.start_ms >= span.end_ms:
-                continue
-            if held.start_ms > at:
-                missing.append(Span(at, held.start_ms))
-            at = held.end_ms
-            if at >= span.end_ms:
+        while i < len(held) and held[i].end_ms <= at:
+            i += 1
+        for j in range(i, len(held)):
+            if held[j].start_ms >= span.end_ms:
                 break
+            if held[j].start_ms > at:
+                missing.append(Span(at, held[j].start_ms))
+            at, i = held[j].end_ms, j
         if at < span.end_ms:
             missing.append(Span(at, span.end_ms))
     return missing

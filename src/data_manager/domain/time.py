@@ -33,7 +33,9 @@ INTERVALS_MS: Final[dict[str, int | None]] = {
 def require_interval(text: str, *, field: str = "period") -> str:
     """text itself, if it names an interval; BadQuery otherwise."""
     if text not in INTERVALS_MS:
-        raise BadQuery(field, text, f"must be one of {' '.join(INTERVALS_MS)} (case matters: 1m is a minute, 1M a month)")
+        raise BadQuery(
+            field, text, f"must be one of {' '.join(INTERVALS_MS)} (case matters: 1m is a minute, 1M a month)"
+        )
     return text
 
 
@@ -72,7 +74,9 @@ def iso(ms: int) -> str:
     return f"{at:%Y-%m-%dT%H:%M:%S}.{ms % 1000:03d}Z"
 
 
-_ISO = re.compile(r"(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}:\d{2}(?::\d{2}(?:\.\d{1,9})?)?))?((?:Z|[+-]\d{2}:?\d{2})*)$")
+_ISO = re.compile(
+    r"(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}:\d{2}(?::\d{2}(?:\.\d{1,9})?)?))?((?:Z|[+-]\d{2}:?\d{2})*)$", re.ASCII
+)
 
 
 def parse_time(text: str, *, field: str = "start") -> int:
@@ -82,7 +86,7 @@ def parse_time(text: str, *, field: str = "start") -> int:
     Raises BadQuery for anything else, and for times before 2010 or after 2100 (seconds, microseconds).
     """
     text = text.strip()
-    if re.fullmatch(r"-?\d{5,}", text):
+    if re.fullmatch(r"-?[0-9]{5,18}", text):
         ms = int(text)
     else:
         ms = _parse_iso(text.replace(" ", "+") if re.search(r"T.* \d{2}:?\d{2}$", text) else text, field)
@@ -105,7 +109,7 @@ def _parse_iso(text: str, field: str) -> int:
     raise BadQuery(field, text, "must be ISO 8601 (2023-04-05T00:00:00Z) or milliseconds since 1970")
 
 
-_DURATION = re.compile(r"(\d{1,9})(ms|s|m|h|d|w)")
+_DURATION = re.compile(r"(\d{1,9})(ms|s|m|h|d|w)", re.ASCII)
 _UNITS_MS = {"ms": 1, "s": SECOND_MS, "m": MINUTE_MS, "h": HOUR_MS, "d": DAY_MS, "w": WEEK_MS}
 
 

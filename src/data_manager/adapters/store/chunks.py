@@ -79,7 +79,14 @@ def _pack(array: NDArray[Any], codec: pa.Codec | None) -> tuple[tuple[Any, ...],
     if codec is not None and len(raw) > _SMALL:
         squeezed = codec.compress(raw, asbytes=True)
         stored = squeezed if len(squeezed) < len(raw) else raw
-    return (how, array.dtype.str if how == "r" else _width(raw, len(array)), len(array), start, len(stored), len(raw)), stored
+    return (
+        how,
+        array.dtype.str if how == "r" else _width(raw, len(array)),
+        len(array),
+        start,
+        len(stored),
+        len(raw),
+    ), stored
 
 
 def _width(raw: bytes, count: int) -> int:

@@ -1,0 +1,97 @@
+"""Recent rows: what the journal holds, decoded, until a fold moves it into chunks.
+
+One Recent per dataset: an immutable list of settled batches, oldest first. Readers take the list as it stands and
+never wait; the writer replaces it. Small flushes are merged by sixteens, so that a reader never looks through
+thousands of three-row batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from data_manager.domain.batch import Batch, joined, settle
+from data_manager.domain.dataset import Series
+
+_FAN_IN = 16
+_SMALL_ROWS = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """One settled batch and how often it was merged. until: the last journal entry it holds rows of."""
+
+    batch: Batch
+    until: int
+    level: int = 0
+
+    @cached_property
+    def position(self) -> dict[Series, int]:
+        """Where each series stands in the batch."""
+        return {series: position for position, series in enumerate(self.batch.series)}
+
+    @cached_property
+    def _slices(self) -> dict[int, Batch]:
+        return {}
+
+    def rows_of(self, series: Series) -> Batch | None:
+        """The rows of one series, None when there are none."""
+        position = self.position.get(series)
+        if position is None:
+            return None
+        rows = self._slices.get(position)
+        if rows is None:
+            rows = self._slices[position] = self.batch.of(position)
+        return rows if len(rows) else None
+
+
+@dataclass(frozen=True, eq=False)
+class Recent:
+    """The pieces of one dataset that are in the journal and not yet in chunks."""
+
+    pieces: tuple[Piece, ...] = ()
+    entries: int = 0  # journal entries behind them
+    sealed: int = 0  # a fold has taken the entries up to this one: their pieces stay as they are
+    rows: int = field(init=False)
+    size_bytes: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rows", sum(len(piece.batch) for piece in self.pieces))
+        object.__setattr__(self, "size_bytes", sum(piece.batch.size_bytes for piece in self.pieces))
+
+    @property
+    def until(self) -> int:
+        """The last journal entry, 0 when there is none."""
+        return self.pieces[-1].until if self.pieces else 0
+
+    def of(self, series: Series) -> list[Batch]:
+        """The rows of one series, piece by piece, oldest piece first."""
+        return [rows for piece in self.pieces if (rows := piece.rows_of(series)) is not None]
+
+    def with_entry(self, batch: Batch, entry: int) -> Recent:
+        """The same and one more journal entry."""
+        pieces = [*self.pieces, Piece(batch, entry)]
+        while len(run := _tail_run(pieces, self.sealed)) >= _FAN_IN:
+            merged = settle(joined([piece.batch for piece in run]))
+            pieces[-len(run) :] = [Piece(merged, run[-1].until, run[0].level + 1)]
+        return Recent(tuple(pieces), self.entries + 1, self.sealed)
+
+    def seal(self) -> Recent:
+        """The same, about to be folded."""
+        return Recent(self.pieces, self.entries, self.until)
+
+    def without(self, folded: Recent) -> Recent:
+        """What came after `folded` was taken: a fold has moved those rows into chunks."""
+        rest = tuple(piece for piece in self.pieces if piece.until > folded.until)
+        return Recent(rest, self.entries - folded.entries, self.sealed)
+
+
+def _tail_run(pieces: Sequence[Piece], sealed: int) -> list[Piece]:
+    """The small pieces of one level at the end of the list that no fold has taken."""
+    run: list[Piece] = []
+    for piece in reversed(pieces):
+        if piece.until <= sealed or piece.level != pieces[-1].level or len(piece.batch) >= _SMALL_ROWS:
+            break
+        run.append(piece)
+    return run[::-1]

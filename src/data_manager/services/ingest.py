@@ -1,0 +1,232 @@
+"""Ingest: every delivery goes into the store or into the dead letters; never into nothing.
+
+    pull ──> decode ──> buffer ──> pack, check ──> append ──> dead letters ──> ack
+
+The order of the last three is the promise: a message is acknowledged only when every event of it is durable, as a row
+or as a dead letter. Whatever stops us in between, an unacknowledged message comes again, and twice is once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+import structlog
+
+from data_manager.domain.batch import STREAM, Batch, Packed, pack
+from data_manager.domain.columns import Ints
+from data_manager.domain.dataset import Dataset
+from data_manager.domain.errors import Rejected, Unavailable
+from data_manager.domain.events import Event, Ignored, Outcome
+from data_manager.ports import Bus, Clock, DeadLetter, Delivery, Receipt
+from data_manager.telemetry import Tally
+
+_log = structlog.get_logger(__name__)
+_SLICE = 1_000  # deliveries decoded before others get a turn on the event loop
+_QUIET_S = 0.002
+
+Decode = Callable[[bytes, int], Sequence[Outcome]]
+Append = Callable[[Batch], Awaitable[Receipt]]
+KeepDead = Callable[[Sequence[DeadLetter]], Awaitable[None]]
+
+
+class Limits(NamedTuple):
+    """When a flush is due: whichever comes first. dead_max: dead letters that may wait for their store."""
+
+    rows: int = 10_000
+    size_bytes: int = 8 * 1024 * 1024
+    age_ms: int = 3
+    dead_max: int = 10_000
+
+
+class Ports(NamedTuple):
+    """What ingest talks to. append and insist_dead try until their store answers; keep_dead raises Unavailable."""
+
+    bus: Bus
+    decode: Decode
+    append: Append
+    keep_dead: KeepDead
+    insist_dead: KeepDead
+    clock: Clock
+
+
+async def ingest(ports: Ports, buffer: Buffer) -> None:
+    """Move every delivery into the store or into the dead letters, until the bus was told to stop."""
+    async for deliveries in ports.bus.batches(_QUIET_S):
+        for some in _slices(deliveries):
+            for delivery in some:
+                buffer.add(delivery, ports.decode(delivery.payload, delivery.received_ms))
+            buffer.count()
+            if buffer.due(ports.clock):
+                await flush(ports, buffer)
+            else:
+                await asyncio.sleep(0)
+        buffer.tally.dropped += sum(drop.count for drop in ports.bus.drops())
+        if buffer.due(ports.clock):
+            await flush(ports, buffer)
+    await flush(ports, buffer)
+
+
+async def flush(ports: Ports, buffer: Buffer) -> None:
+    """Append what waits, keep the dead, then ack: only here is anything acknowledged."""
+    held = buffer.take()
+    tally = buffer.tally
+    started = ports.clock.monotonic_s()
+    batches: list[tuple[Dataset, Packed]] = []
+    for dataset, rows in held.rows.items():
+        packed = pack(dataset, buffer.market, rows.events, [one.received_ms for one in rows.deliveries], STREAM)
+        for refused in packed.refused:
+            buffer.add_dead(rows.deliveries[refused.position], refused.why, dataset.wire)
+        tally.in_flight -= len(packed.refused)
+        batches.append((dataset, packed))
+    receipts = await asyncio.gather(*(ports.append(packed.batch) for _, packed in batches))
+    for (dataset, packed), receipt in zip(batches, receipts, strict=True):
+        tally.stored(dataset.wire, receipt + Receipt(duplicate=packed.repeated))
+        tally.in_flight -= len(packed.batch) + packed.repeated
+        _note_lag(tally, packed.batch)
+    tally.flushes += 1
+    tally.store_seconds += ports.clock.monotonic_s() - started
+    unkept = await _keep_dead(ports, buffer)
+    await ports.bus.ack([one for one in held.deliveries if id(one) not in unkept] if unkept else held.deliveries)
+
+
+async def _keep_dead(ports: Ports, buffer: Buffer) -> set[int]:
+    """Store the dead letters, and ack the messages of those that had to wait; the ids of deliveries still to wait.
+
+    The rows go on without the metadata store: only messages with dead letters stay unacknowledged, up to a bound.
+    """
+    dead = buffer.dead
+    if not dead:
+        return set()
+    try:
+        keep = ports.keep_dead if len(dead) <= buffer.limits.dead_max else ports.insist_dead
+        await keep([one.letter for one in dead])
+    except Unavailable as error:
+        _log.warning("dead letters wait", waiting=len(dead), reason=str(error))
+        for one in dead:
+            one.waited = True
+        return {id(one.delivery) for one in dead}
+    buffer.dead = []
+    await ports.bus.ack([one.delivery for one in dead if one.waited])
+    return set()
+
+
+class Rows:
+    """Events of one dataset and the deliveries they came in, side by side."""
+
+    __slots__ = ("counted", "deliveries", "events")
+
+    def __init__(self) -> None:
+        self.counted = 0
+        self.events: list[Event] = []
+        self.deliveries: list[Delivery] = []
+
+
+class Dead:
+    """A dead letter that is not kept yet. waited: its message was left out of an ack because of that."""
+
+    __slots__ = ("delivery", "letter", "waited")
+
+    def __init__(self, delivery: Delivery, letter: DeadLetter) -> None:
+        self.delivery = delivery
+        self.letter = letter
+        self.waited = False
+
+
+class Held(NamedTuple):
+    """What one flush takes."""
+
+    rows: dict[Dataset, Rows]
+    deliveries: list[Delivery]
+
+
+class Buffer:
+    """Decoded events by dataset, between two flushes. Bounded by the limits; the caller flushes when due."""
+
+    def __init__(self, market: str, dataset_of: Mapping[type, Dataset], tally: Tally, limits: Limits) -> None:
+        self.market = market
+        self.tally = tally
+        self.limits = limits
+        self.dead: list[Dead] = []
+        self._dataset_of = dataset_of
+        self._rows: dict[Dataset, Rows] = {}
+        self._deliveries: list[Delivery] = []
+        self._events = 0
+        self._size_bytes = 0
+
+    def add(self, delivery: Delivery, outcomes: Sequence[Outcome]) -> None:
+        """Take what decoding made of one delivery."""
+        self._deliveries.append(delivery)
+        self._size_bytes += len(delivery.payload)
+        self.tally.messages += 1
+        for outcome in outcomes:
+            dataset = self._dataset_of.get(type(outcome))
+            if dataset is not None and isinstance(outcome, Event):
+                rows = self._rows.get(dataset)
+                if rows is None:
+                    rows = self._rows[dataset] = Rows()
+                rows.events.append(outcome)
+                rows.deliveries.append(delivery)
+            elif isinstance(outcome, Rejected):
+                self.tally.received["unknown"] += 1
+                self.add_dead(delivery, outcome, "unknown")
+            elif isinstance(outcome, Ignored):
+                self.tally.ignored[outcome.reason] += 1
+
+    def add_dead(self, delivery: Delivery, why: Rejected, event_type: str) -> None:
+        """Take an event that breaks a rule."""
+        self.tally.rejected[event_type, why.reason] += 1
+        letter = DeadLetter(
+            received_ms=delivery.received_ms,
+            subject=delivery.subject,
+            reason=why.reason,
+            field=why.field,
+            message=str(why),
+            payload=delivery.payload,
+        )
+        self.dead.append(Dead(delivery, letter))
+
+    def count(self) -> None:
+        """Enter what was added since the last call into the tally."""
+        for dataset, rows in self._rows.items():
+            added = len(rows.events) - rows.counted
+            rows.counted += added
+            self._events += added
+            self.tally.received[dataset.wire] += added
+            self.tally.in_flight += added
+
+    def due(self, clock: Clock) -> bool:
+        """Whether what waits should be flushed now."""
+        if not self._deliveries:
+            return False
+        if self._events >= self.limits.rows or self._size_bytes >= self.limits.size_bytes:
+            return True
+        return clock.now_ms() - self._deliveries[0].received_ms >= self.limits.age_ms
+
+    def take(self) -> Held:
+        """Everything that waits; the buffer is empty afterwards."""
+        self.count()
+        held = Held(self._rows, self._deliveries)
+        self._rows, self._deliveries, self._events, self._size_bytes = {}, [], 0, 0
+        return held
+
+
+def _slices(deliveries: Sequence[Delivery]) -> Iterator[list[Delivery]]:
+    rest = iter(deliveries)
+    while some := list(islice(rest, _SLICE)):
+        yield some
+
+
+def _note_lag(tally: Tally, batch: Batch) -> None:
+    """Remember the newest event and how far behind the venue's clock it reached us."""
+    event, received = batch.columns["event_ms"], batch.columns["received_ms"]
+    assert isinstance(event, Ints)
+    assert isinstance(received, Ints)
+    if len(batch):
+        newest = int(event.values.argmax())
+        event_ms = int(event.values[newest])
+        if event_ms >= (tally.last_event_ms or 0):
+            tally.last_event_ms = event_ms
+            tally.lag_ms = int(received.values[newest]) - event_ms

@@ -1,0 +1,162 @@
+"""Every figure we count and every word we log, in one place.
+
+A Tally is plain integers, cheap enough to touch per event, and the source of truth: Prometheus reads it when scraped,
+/health/ingest shows it, tests assert its law. Telemetry never decides anything and can never break the data path.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import structlog
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from data_manager.ports import BusState, Receipt
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of every event since the start.
+
+    The law: received = new + changed + duplicate + rejected + dropped + in flight. An event is one row of a message;
+    bytes that cannot be decoded count as one. Ignored messages (acks, foreign JSON) stand apart.
+    """
+
+    received: Counter[str] = field(default_factory=Counter)  # by event type
+    new: Counter[str] = field(default_factory=Counter)
+    changed: Counter[str] = field(default_factory=Counter)
+    duplicate: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[tuple[str, str]] = field(default_factory=Counter)  # by event type and reason
+    ignored: Counter[str] = field(default_factory=Counter)  # by reason
+    dropped: int = 0
+    in_flight: int = 0
+    messages: int = 0
+    flushes: int = 0
+    store_seconds: float = 0.0
+    last_event_ms: int | None = None  # newest event time stored
+    lag_ms: int | None = None  # our clock minus the venue's, newest stored event
+    oldest_unflushed_ms: int | None = None  # when the oldest row that waits was received
+
+    def stored(self, event_type: str, receipt: Receipt) -> None:
+        """Count what an append did."""
+        self.new[event_type] += receipt.new
+        self.changed[event_type] += receipt.changed
+        self.duplicate[event_type] += receipt.duplicate
+
+    def missing(self) -> int:
+        """Events that the law cannot account for: 0, or there is a bug."""
+        return self.total_received() - (
+            self.new.total() + self.changed.total() + self.duplicate.total() + self.rejected.total()
+            + self.dropped + self.in_flight
+        )  # fmt: skip
+
+    def total_received(self) -> int:
+        """All events, dropped ones included."""
+        return self.received.total() + self.dropped
+
+
+class TallyMetrics:
+    """A Prometheus collector over a tally; the names are the predecessor's where it had one."""
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+        self.bus: BusState | None = None  # as last asked for; the app refreshes it
+
+    def collect(self) -> Iterator[Metric]:
+        """All families, at the moment of the scrape."""
+        tally = self._tally
+        yield _counter("messages_received", "Events received from the bus.", "event_type", _with_raw(tally))
+        yield _counter("messages_processed", "Events stored, new or known.", "event_type", _processed(tally))
+        failed = CounterMetricFamily(
+            "data_manager_messages_failed", "Events that went to the dead letters.", labels=["event_type", "error_type"]
+        )
+        for (event_type, reason), count in tally.rejected.items():
+            failed.add_metric([event_type, reason], count)
+        yield failed
+        yield _counter("messages_ignored", "Messages that are no market data.", "reason", tally.ignored)
+        for outcome in ("new", "changed", "duplicate"):
+            yield _counter(
+                f"rows_{outcome}", f"Rows whose append was: {outcome}.", "event_type", getattr(tally, outcome)
+            )
+        yield CounterMetricFamily("data_manager_events_dropped", "Events let go for want of room.", tally.dropped)
+        yield CounterMetricFamily("data_manager_flushes", "Flushes to the store.", tally.flushes)
+        yield CounterMetricFamily("data_manager_append_seconds", "Time spent in appends.", tally.store_seconds)
+        yield GaugeMetricFamily("data_manager_events_in_flight", "Events taken, not yet stored.", tally.in_flight)
+        yield GaugeMetricFamily(
+            "data_manager_conservation_missing", "Events the conservation law cannot account for.", tally.missing()
+        )
+        if tally.lag_ms is not None:
+            yield GaugeMetricFamily(
+                "data_manager_lag_seconds", "Our clock minus the venue's, newest stored event.", tally.lag_ms / 1000
+            )
+        yield from _bus_metrics(self.bus)
+
+
+def _with_raw(tally: Tally) -> Counter[str]:
+    return Counter({"raw": tally.messages, **tally.received})
+
+
+def _processed(tally: Tally) -> Counter[str]:
+    return tally.new + tally.changed + tally.duplicate
+
+
+def _counter(name: str, text: str, label: str, counts: Counter[str]) -> Metric:
+    family = CounterMetricFamily(f"data_manager_{name}", text, labels=[label])
+    for value, count in counts.items():
+        family.add_metric([value], count)
+    return family
+
+
+def _bus_metrics(state: BusState | None) -> Iterator[Metric]:
+    connected = 0 if state is None else int(state.connected)
+    yield GaugeMetricFamily("data_manager_nats_connection_status", "1 while connected to the bus.", connected)
+    if state is not None:
+        yield CounterMetricFamily("data_manager_nats_reconnections", "Reconnections to the bus.", state.reconnects)
+        errors = CounterMetricFamily("data_manager_nats_errors", "Errors of the bus connection.", labels=["type"])
+        errors.add_metric(["general"], state.errors)
+        yield errors
+        if state.pending is not None:
+            yield GaugeMetricFamily(
+                "data_manager_consumer_pending", "Messages the bus holds for us, not yet delivered.", state.pending
+            )
+
+
+def registry(metrics: TallyMetrics) -> CollectorRegistry:
+    """A Prometheus registry of our figures and nothing of the process-wide default."""
+    own = CollectorRegistry(auto_describe=False)
+    own.register(metrics)
+    return own
+
+
+def configure_logging(level: str, form: Literal["json", "console"]) -> None:
+    """Structured lines on stderr, ids as fields; the standard library's loggers go the same way."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer()
+        if form == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    logging.basicConfig(level=level, handlers=[handler], force=True)
