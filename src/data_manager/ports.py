@@ -138,10 +138,14 @@ class SeriesStore(Protocol):
         limit: int | None = None,
         descending: bool = False,
         offset: int = 0,
+        after: int | None = None,
     ) -> Batch:
         """Rows of one series whose time column lies in span, in key order.
 
         limit counts from the start, or with descending from the end; the rows come back in the order asked for.
+        after: only rows whose first key part lies beyond it in the direction of reading (above; below with
+        descending), so that a reader goes on where it stopped whatever was appended meanwhile. Where a key has
+        several parts, rows share a first part: to stop among them, go on from the part before with an offset.
         columns None means all. A series that holds nothing gives an empty batch. Raises Corrupt, Unavailable.
         """
         ...
@@ -206,6 +210,17 @@ class KeptDeadLetter(Struct, frozen=True, kw_only=True):
     count: int
 
 
+class SeriesStatistics(Struct, frozen=True, kw_only=True):
+    """What one series held at updated_ms. An emptied series has rows 0 and no times."""
+
+    series: Series
+    rows: int
+    first_ms: int | None  # of the dataset's time column, in ms UTC; both inclusive
+    last_ms: int | None
+    updated_ms: int
+    storage: str = "embedded"  # which SeriesStore holds it
+
+
 class MetaStore(Protocol):
     """Everything that is not a row of market data."""
 
@@ -225,6 +240,14 @@ class MetaStore(Protocol):
 
     async def forget_dead(self, letter_id: str) -> bool:
         """Remove one (after a replay); whether it was there."""
+        ...
+
+    async def keep_statistics(self, rows: Sequence[SeriesStatistics]) -> None:
+        """Keep the newest statistics of each series, durable on return; older ones than are held change nothing."""
+        ...
+
+    async def statistics(self) -> list[SeriesStatistics]:
+        """Of every series ever kept, sorted by series id."""
         ...
 
     async def healthy(self) -> bool:

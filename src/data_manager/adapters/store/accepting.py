@@ -50,7 +50,7 @@ def accept(batch: Batch, last_keys: NDArray[np.int64], held: Held, live: Mapping
             changed += len(old)
             replaced.append(old)
     live_changes = _live_changes(batch, open_rows, last_keys, live) if batch.dataset.live else {}
-    live_count = sum(len(count) for count, _ in live_changes.values())
+    live_count = sum(count for count, _ in live_changes.values())
     new = int(kept.sum()) - changed
     receipt = Receipt(new, changed + live_count, len(batch) - new - changed - live_count)
     rows_kept = batch if kept.all() else batch.take(kept)
@@ -110,24 +110,21 @@ def _event_ms(batch: Batch) -> NDArray[np.int64]:
 
 def _live_changes(
     batch: Batch, open_rows: Mask, last_keys: NDArray[np.int64], live: Mapping[Series, Batch]
-) -> dict[Series, tuple[Batch, Batch | None]]:
-    """Per series whose live row changes: the row that counts as changed (none when it closed), and what to hold."""
-    changes: dict[Series, tuple[Batch, Batch | None]] = {}
+) -> dict[Series, tuple[int, Batch | None]]:
+    """Per series whose live row changes: how many rows were newer than the one before, and the one to hold now."""
+    changes: dict[Series, tuple[int, Batch | None]] = {}
     for position, series in enumerate(batch.series):
         rows = batch.of(position)
         is_open = open_rows[batch.offsets[position] : batch.offsets[position + 1]]
         closed = rows.key[~is_open]
         last_closed = max(int(last_keys[position]), int(closed.max()) if len(closed) else NO_KEY)
         held = live.get(series)
-        if is_open.any():
-            newest = rows.take(np.flatnonzero(is_open)[-1:])
-            if int(newest.key[0]) > last_closed and (held is None or _age(newest) > _age(held)):
-                changes[series] = (newest, newest)
-                continue
-        if held is not None and int(held.key[0]) <= last_closed:
-            changes[series] = (rows.take(slice(0, 0)), None)
+        newer = is_open & (rows.key > last_closed)
+        if held is not None:
+            held_key, held_ms = int(held.key[0]), int(_event_ms(held)[0])
+            newer &= (rows.key > held_key) | ((rows.key == held_key) & (_event_ms(rows) > held_ms))
+        if newer.any():
+            changes[series] = int(newer.sum()), rows.take(np.flatnonzero(newer)[-1:])
+        elif held is not None and int(held.key[0]) <= last_closed:
+            changes[series] = 0, None
     return changes
-
-
-def _age(row: Batch) -> tuple[int, int]:
-    return int(row.key[0]), int(_event_ms(row)[0])

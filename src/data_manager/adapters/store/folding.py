@@ -18,6 +18,7 @@ from data_manager.domain.batch import Batch, joined, settle
 from data_manager.domain.dataset import Dataset, Series
 
 ROWS_MAX = 16_384
+ROWS_MIN = 64
 BYTES_MAX = 4 * 1024 * 1024  # decoded; books have many numbers per row
 
 
@@ -79,7 +80,7 @@ def _absorbed(rows: Batch, before: Sequence[ChunkRef]) -> list[ChunkRef]:
 def cut(rows: Batch) -> Iterator[NewChunk]:
     """Chunks of bounded size; rows that share a first key stay together."""
     per_row = max(1, rows.size_bytes // max(1, len(rows)))
-    step = max(64, min(ROWS_MAX, BYTES_MAX // per_row))
+    step = max(ROWS_MIN, min(ROWS_MAX, BYTES_MAX // per_row))
     start = 0
     while start < len(rows):
         end = min(start + step, len(rows))

@@ -1,0 +1,287 @@
+"""The MetaStore port on SQL: SQLite on one machine, MySQL or MariaDB for a team, one code for both."""
+
+import codecs
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct
+from sqlalchemy import bindparam, case, delete, func, literal_column, select, true
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from data_manager.adapters.meta.database import Database, connect
+from data_manager.adapters.meta.tables import REVISION, datasets, dead_letters, upsert
+from data_manager.domain.dataset import Series
+from data_manager.domain.datasets import DATASETS
+from data_manager.domain.errors import BadQuery, BadSetting, Corrupt, Unavailable
+from data_manager.domain.time import datetime_of
+from data_manager.ports import DeadLetter, KeptDeadLetter, SeriesStatistics
+
+KIB, MIB = 2**10, 2**20
+_SAMPLE_BYTES = 200
+
+
+class DeadBounds(Struct, frozen=True):
+    """How much of the dead letters is kept: rows, bytes of payload over all rows, and bytes of one payload."""
+
+    letters_max: int
+    bytes_max: int
+    payload_bytes_max: int
+
+    def __post_init__(self) -> None:
+        if self.letters_max < 1:
+            raise BadSetting("dead_letters_max", self.letters_max, "must be 1 or more")
+        if not 0 <= self.payload_bytes_max <= min(self.bytes_max, 16 * MIB - 1):
+            raise BadSetting(
+                "payload_bytes_max", self.payload_bytes_max, "must be 0 to dead_bytes_max and below 16 MiB"
+            )
+
+
+async def open_meta(
+    url: str,
+    *,
+    dead_letters_max: int = 10_000,
+    dead_bytes_max: int = 64 * MIB,
+    payload_bytes_max: int = 64 * KIB,
+    migrate: bool = True,
+) -> "SqlMetaStore":
+    """The metadata store a URL names, with its schema brought up to date first unless migrate is False.
+
+    Raises BadSetting (URL, bounds, a schema newer than this program), Unavailable (away, locked, read-only, not
+    migrated) or Corrupt.
+    """
+    bounds = DeadBounds(dead_letters_max, dead_bytes_max, payload_bytes_max)
+    database = connect(url)
+    try:
+        if await database.revision() != REVISION:
+            await _bring_up_to_date(url, database, migrate)
+    except BaseException:
+        await database.close()
+        raise
+    return SqlMetaStore(database, bounds)
+
+
+async def _bring_up_to_date(url: str, database: Database, allowed: bool) -> None:
+    if not allowed:
+        fix = "run `data-manager migrate` of this version"
+        raise Unavailable(f"metadata database {database.name} does not have schema revision {REVISION}: {fix}")
+    from data_manager.adapters.meta.migrate import migrate  # noqa: PLC0415 - costs half a second, rarely needed
+
+    await migrate(url)
+
+
+class SqlMetaStore:
+    """Everything that is not a row of market data. dead_evicted: letters that made room since the opening."""
+
+    def __init__(self, database: Database, bounds: DeadBounds) -> None:
+        self.dead_evicted = 0
+        self._database = database
+        self._bounds = bounds
+
+    async def keep_dead(self, letters: Sequence[DeadLetter]) -> None:
+        rows = _merged(letters, self._bounds.payload_bytes_max)
+        if not rows:
+            return
+        async with self._database.writing() as connection:
+            await connection.execute(upsert(self._database.dialect, dead_letters, count_again), rows)
+            evicted = await self._make_room(connection)
+        self.dead_evicted += evicted
+
+    async def _make_room(self, connection: AsyncConnection) -> int:
+        weight = select(func.count(), func.coalesce(func.sum(dead_letters.c.kept_bytes), 0)).select_from(dead_letters)
+        held, kept_bytes = (await connection.execute(weight)).one()
+        if held <= self._bounds.letters_max and kept_bytes <= self._bounds.bytes_max:
+            return 0
+        newest_first = (dead_letters.c.received_ms.desc(), dead_letters.c.id.desc())
+        ranked = select(
+            dead_letters.c.id,
+            func.row_number().over(order_by=newest_first).label("place"),
+            func.sum(dead_letters.c.kept_bytes).over(order_by=newest_first).label("bytes_so_far"),
+        ).subquery()
+        too_many = ranked.c.place > self._bounds.letters_max
+        too_heavy = ranked.c.bytes_so_far > self._bounds.bytes_max
+        oldest = (await connection.scalars(select(ranked.c.id).where(too_many | too_heavy))).all()
+        forget = delete(dead_letters).where(dead_letters.c.id == bindparam("letter_id"))
+        await connection.execute(forget, [{"letter_id": letter_id} for letter_id in oldest])
+        return len(oldest)
+
+    async def dead_letters(
+        self, *, limit: int, offset: int = 0, reason: str | None = None
+    ) -> tuple[list[KeptDeadLetter], int]:
+        columns = [dead_letters.c[name] for name in KeptDeadLetter.__struct_fields__]
+        wanted = dead_letters.c.reason == reason if reason is not None else true()
+        page = select(*columns).where(wanted).order_by(dead_letters.c.received_ms.desc(), dead_letters.c.id.desc())
+        page = page.limit(_whole(limit, "limit")).offset(_whole(offset, "offset"))
+        async with self._database.reading() as connection:
+            total = await connection.scalar(select(func.count()).select_from(dead_letters).where(wanted))
+            rows = (await connection.execute(page)).mappings()
+            return [KeptDeadLetter(**row) for row in rows], total or 0
+
+    async def dead_payload(self, letter_id: str) -> bytes | None:
+        found = select(dead_letters.c.payload).where(dead_letters.c.id == _text(letter_id, 64), dead_letters.c.whole)
+        async with self._database.reading() as connection:
+            payload: bytes | None = await connection.scalar(found)
+            return payload
+
+    async def forget_dead(self, letter_id: str) -> bool:
+        async with self._database.writing() as connection:
+            gone = await connection.execute(delete(dead_letters).where(dead_letters.c.id == _text(letter_id, 64)))
+            return gone.rowcount > 0
+
+    async def keep_statistics(self, rows: Sequence[SeriesStatistics]) -> None:
+        newest = {row.series: row for row in sorted(rows, key=lambda row: row.updated_ms)}
+        if not newest:
+            return
+        given = [_dataset_row(newest[series]) for series in sorted(newest, key=str)]
+        async with self._database.writing() as connection:
+            await connection.execute(upsert(self._database.dialect, datasets, if_newer), given)
+
+    async def statistics(self) -> list[SeriesStatistics]:
+        ours = select(datasets).where(datasets.c.updated_ms.is_not(None)).order_by(datasets.c.dataset_id)
+        async with self._database.reading() as connection:
+            return [_statistics(row) for row in (await connection.execute(ours)).mappings()]
+
+    async def healthy(self) -> bool:
+        try:
+            return await self._database.revision() is not None
+        except (Unavailable, Corrupt):
+            return False
+
+    async def close(self) -> None:
+        await self._database.close()
+
+
+# ── Dead letters ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _merged(letters: Iterable[DeadLetter], payload_bytes_max: int) -> list[dict[str, Any]]:
+    """One row per id, in order of id: writers that take their locks in one order cannot wait for each other."""
+    rows: dict[str, dict[str, Any]] = {}
+    for letter in letters:
+        letter_id = _letter_id(letter)
+        held = rows.get(letter_id)
+        if held is None:
+            rows[letter_id] = _letter_row(letter_id, letter, payload_bytes_max)
+            continue
+        held["count"] += 1
+        held["first_received_ms"] = min(held["first_received_ms"], letter.received_ms)
+        if letter.received_ms >= held["received_ms"]:
+            held.update(_of_newest(letter))
+    return [rows[letter_id] for letter_id in sorted(rows)]
+
+
+def _letter_id(letter: DeadLetter) -> str:
+    named = f"{letter.reason}\0{letter.field or ''}\0".encode("utf-8", "backslashreplace")
+    return hashlib.sha256(named + letter.payload).hexdigest()[:32]
+
+
+def _letter_row(letter_id: str, letter: DeadLetter, payload_bytes_max: int) -> dict[str, Any]:
+    kept = letter.payload[:payload_bytes_max]
+    return {
+        "id": letter_id,
+        "first_received_ms": letter.received_ms,
+        "count": 1,
+        "reason": _text(letter.reason, 64),
+        "field": None if letter.field is None else _text(letter.field, 255),
+        "sample": _sample(letter.payload),
+        "payload_bytes": len(letter.payload),
+        "kept_bytes": len(kept),
+        "whole": len(kept) == len(letter.payload),
+        "payload": kept,
+        **_of_newest(letter),
+    }
+
+
+def _of_newest(letter: DeadLetter) -> dict[str, Any]:
+    return {
+        "received_ms": letter.received_ms,
+        "subject": _text(letter.subject, 255),
+        "message": _text(letter.message, 1000),
+    }
+
+
+def count_again(held: Any, new: Any) -> Mapping[str, Any]:
+    """A letter that is held came again; its payload is kept longer if a bound was raised meanwhile."""
+    newer, longer = new["received_ms"] >= held["received_ms"], new["kept_bytes"] > held["kept_bytes"]
+    earlier = new["first_received_ms"] < held["first_received_ms"]
+    return {
+        "count": held["count"] + new["count"],
+        "first_received_ms": _either(earlier, "first_received_ms", held, new),
+        **{name: _either(newer, name, held, new) for name in ("subject", "message", "received_ms")},
+        **{name: _either(longer, name, held, new) for name in ("payload", "whole", "kept_bytes")},
+    }
+
+
+def _either(change: Any, name: str, held: Any, new: Any) -> Any:
+    return case((change, new[name]), else_=held[name])
+
+
+def _sample(payload: bytes) -> str:
+    """The first bytes as text; a letter cut in half by the end of the sample is left out."""
+    decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+    return decoder.decode(payload[:_SAMPLE_BYTES], final=len(payload) <= _SAMPLE_BYTES)
+
+
+def _text(text: str, length: int) -> str:
+    """What every database takes as text, no longer than its column."""
+    clean = text.encode("utf-8", "backslashreplace").decode()
+    return clean if len(clean) <= length else f"{clean[: length - 1]}…"
+
+
+def _whole(number: int, field: str) -> int:
+    if not 0 <= number < 2**63:
+        raise BadQuery(field, number, "must be a whole number, 0 or more")
+    return number
+
+
+# ── Statistics ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _dataset_row(row: SeriesStatistics) -> dict[str, Any]:
+    series, at = row.series, datetime_of(row.updated_ms)
+    return {
+        "dataset_id": series.id,
+        "name": series.id,
+        "description": DATASETS[series.dataset].description,
+        "category": series.dataset,
+        "storage_type": row.storage,
+        "update_frequency": series.interval or "stream",
+        "created_at": at,
+        "updated_at": at,
+        "market": series.market,
+        "dataset": series.dataset,
+        "symbol": series.symbol,
+        "interval": series.interval,
+        "rows": row.rows,
+        "first_ms": row.first_ms,
+        "last_ms": row.last_ms,
+        "updated_ms": row.updated_ms,
+    }
+
+
+_REPLACED = (
+    "description",
+    "storage_type",
+    "update_frequency",
+    "updated_at",
+    "rows",
+    "first_ms",
+    "last_ms",
+    "updated_ms",
+)
+
+
+def if_newer(held: Any, new: Any) -> Mapping[str, Any]:
+    newer = new["updated_ms"] >= func.coalesce(held["updated_ms"], literal_column("0"))
+    return {name: _either(newer, name, held, new) for name in _REPLACED}
+
+
+def _statistics(row: Mapping[Any, Any]) -> SeriesStatistics:
+    return SeriesStatistics(
+        series=Series(row["market"], row["dataset"], row["symbol"], row["interval"]),
+        rows=row["rows"],
+        first_ms=row["first_ms"],
+        last_ms=row["last_ms"],
+        storage=row["storage_type"],
+        updated_ms=row["updated_ms"],
+    )

@@ -1,0 +1,117 @@
+"""The tables as this version of the code knows them, and how a row is put into one that may hold it already.
+
+Migrations make the tables (migrations/versions); a test holds both to the same shape. Times are int64 milliseconds
+in columns that end in _ms. Only where the predecessor's tables want DATETIME is there a UtcDateTime.
+"""
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+)
+from sqlalchemy.dialects import mysql, sqlite
+from sqlalchemy.sql.dml import Insert
+from sqlalchemy.types import TypeDecorator
+
+REVISION: Final = "0001"
+"""The revision these tables belong to: the newest of migrations/versions."""
+
+MYSQL: Final[dict[str, Any]] = {
+    "mysql_engine": "InnoDB",
+    "mysql_charset": "utf8mb4",
+    "mysql_collate": "utf8mb4_bin",  # um.candle.BTCUSDT.1m is not um.candle.BTCUSDT.1M
+}
+BYTES: Final = LargeBinary().with_variant(mysql.MEDIUMBLOB(), "mysql", "mariadb")  # a BLOB ends at 65,535 bytes
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware datetime in UTC, in a column without a zone."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        assert value.tzinfo is not None, "a naive datetime names no instant"
+        return value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.replace(tzinfo=UTC)
+
+
+metadata = MetaData()
+
+dead_letters = Table(
+    "dead_letters",
+    metadata,
+    Column("id", String(32), primary_key=True),  # sha256 of reason, field and payload
+    Column("received_ms", BigInteger, nullable=False),  # of the newest
+    Column("first_received_ms", BigInteger, nullable=False),
+    Column("count", BigInteger, nullable=False),
+    Column("subject", String(255), nullable=False),
+    Column("reason", String(64), nullable=False),
+    Column("field", String(255)),
+    Column("message", String(1000), nullable=False),
+    Column("sample", String(1000), nullable=False),
+    Column("payload_bytes", BigInteger, nullable=False),  # as it arrived
+    Column("kept_bytes", Integer, nullable=False),  # of it here
+    Column("whole", Boolean, nullable=False),
+    Column("payload", BYTES, nullable=False),  # last: the rest is read without it
+    # Newest first, and what all of them weigh, from the index alone.
+    Index("idx_dead_letters_received", "received_ms", "id", "kept_bytes"),
+    **MYSQL,
+)
+
+datasets = Table(
+    "datasets",
+    metadata,
+    Column("dataset_id", String(64), primary_key=True),  # the series id
+    Column("name", String(100), nullable=False),
+    Column("description", String(500)),
+    Column("category", String(50), nullable=False),
+    Column("schema_id", String(64)),
+    Column("storage_type", String(20), nullable=False),
+    Column("owner", String(100)),
+    Column("update_frequency", String(50)),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    # What the predecessor did not have; null in the rows it left behind.
+    Column("market", String(8)),
+    Column("dataset", String(32)),
+    Column("symbol", String(64)),
+    Column("interval", String(8)),
+    Column("rows", BigInteger),
+    Column("first_ms", BigInteger),
+    Column("last_ms", BigInteger),
+    Column("updated_ms", BigInteger),
+    Index("idx_datasets_category", "category"),
+    **MYSQL,
+)
+
+Merge = Callable[[Any, Any], Mapping[str, Any]]
+"""The columns of the row that is held and of the new one in; the columns to change and their values out."""
+
+
+def upsert(dialect: str, table: Table, merge: Merge) -> Insert:
+    """Insert a row, or where its primary key is held change that row as merge says.
+
+    MySQL assigns in the order of merge and reads what it has just assigned: put a column after those that compare it.
+    """
+    if dialect == "sqlite":
+        into = sqlite.insert(table)
+        return into.on_conflict_do_update(index_elements=list(table.primary_key), set_=merge(table.c, into.excluded))
+    row = mysql.insert(table)
+    return row.on_duplicate_key_update(list(merge(table.c, row.inserted).items()))

@@ -1,0 +1,612 @@
+"""What every metadata store promises: SQLite, and MySQL where TEST_MYSQL_URL names a database that may be emptied."""
+
+import asyncio
+import os
+import re
+import sqlite3
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import MetaData, Table, event, text
+from sqlalchemy.dialects import mysql
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.pool import Pool
+from sqlalchemy.schema import CreateTable
+
+from data_manager.adapters.meta.database import connect
+from data_manager.adapters.meta.failures import translated
+from data_manager.adapters.meta.migrate import SCRIPTS, migrate
+from data_manager.adapters.meta.sql import SqlMetaStore, count_again, if_newer, open_meta
+from data_manager.adapters.meta.tables import REVISION, Merge, datasets, dead_letters, metadata, upsert
+from data_manager.domain.dataset import Series
+from data_manager.domain.errors import BadQuery, BadSetting, Corrupt, Unavailable
+from data_manager.ports import DeadLetter, KeptDeadLetter, SeriesStatistics
+
+DATABASES = ["sqlite", *(["mysql"] if "TEST_MYSQL_URL" in os.environ else [])]
+NOW_MS = 1_700_000_000_000
+
+
+async def emptied(url: str) -> str:
+    """The same URL, with every table gone."""
+    database = connect(url)
+    async with database.writing() as connection:
+        held = MetaData()
+        await connection.run_sync(held.reflect)
+        await connection.run_sync(held.drop_all)
+    await database.close()
+    return url
+
+
+@pytest.fixture(params=DATABASES)
+async def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database."""
+    return f"sqlite:///{tmp_path}/meta.db" if request.param == "sqlite" else await emptied(os.environ["TEST_MYSQL_URL"])
+
+
+@asynccontextmanager
+async def opened(url: str, **bounds: Any) -> AsyncIterator[SqlMetaStore]:
+    store = await open_meta(url, **bounds)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@pytest.fixture
+async def meta(url: str) -> AsyncIterator[SqlMetaStore]:
+    async with opened(url) as store:
+        yield store
+
+
+def dead(payload: bytes = b"{}", at: int = 0, **other: Any) -> DeadLetter:
+    given = {"subject": "market", "reason": "invalid", "field": "data.p", "message": "data.p 'x': must be a number"}
+    return DeadLetter(received_ms=NOW_MS + at, payload=payload, **{**given, **other})
+
+
+async def everything(store: SqlMetaStore) -> list[KeptDeadLetter]:
+    letters, total = await store.dead_letters(limit=1_000_000)
+    assert len(letters) == total
+    return letters
+
+
+# ── Dead letters ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_dead_letter_comes_back_as_it_was(meta: SqlMetaStore) -> None:
+    payload = b'{"data":{"s":"BTCUSDT","p":"x"}}'
+    await meta.keep_dead([dead(payload)])
+    (kept,) = await everything(meta)
+    assert len(kept.id) == 32
+    assert kept == KeptDeadLetter(
+        id=kept.id, received_ms=NOW_MS, first_received_ms=NOW_MS, subject="market", reason="invalid", field="data.p",
+        message="data.p 'x': must be a number", sample=payload.decode(), payload_bytes=len(payload), whole=True,
+        count=1,
+    )  # fmt: skip
+    assert await meta.dead_payload(kept.id) == payload
+
+
+async def test_every_delivery_counts_and_there_is_one_letter(meta: SqlMetaStore) -> None:
+    await meta.keep_dead([dead(at=5), dead(at=3), dead(at=9, message="newest", subject="other")])
+    await meta.keep_dead([dead(at=1)])
+    (kept,) = await everything(meta)
+    assert (kept.count, kept.first_received_ms, kept.received_ms) == (4, NOW_MS + 1, NOW_MS + 9)
+    assert (kept.message, kept.subject) == ("newest", "other")
+
+
+async def test_what_differs_in_reason_field_or_payload_is_another_letter(meta: SqlMetaStore) -> None:
+    others = [dead(), dead(b"[]"), dead(reason="undecodable"), dead(field=None), dead(field="data.q")]
+    await meta.keep_dead([*others, *others])
+    assert [kept.count for kept in await everything(meta)] == [2] * 5
+
+
+async def test_newest_first_page_by_page(meta: SqlMetaStore) -> None:
+    await meta.keep_dead([dead(str(i).encode(), at=i % 7, reason="even" if i % 2 == 0 else "odd") for i in range(40)])
+    whole = await everything(meta)
+    assert [kept.received_ms for kept in whole] == sorted((kept.received_ms for kept in whole), reverse=True)
+    pages = [(await meta.dead_letters(limit=9, offset=offset))[0] for offset in range(0, 45, 9)]
+    assert [kept for page in pages for kept in page] == whole
+    odd, total = await meta.dead_letters(limit=5, reason="odd")
+    assert total == 20
+    assert odd == [kept for kept in whole if kept.reason == "odd"][:5]
+    assert await meta.dead_letters(limit=5, reason="unheard of") == ([], 0)
+    assert await meta.dead_letters(limit=0) == ([], 40)
+
+
+@pytest.mark.parametrize(("limit", "offset", "field"), [(-1, 0, "limit"), (1, -1, "offset"), (2**63, 0, "limit")])
+async def test_an_impossible_page_is_refused(meta: SqlMetaStore, limit: int, offset: int, field: str) -> None:
+    with pytest.raises(BadQuery) as caught:
+        await meta.dead_letters(limit=limit, offset=offset)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("payload", "sample"),
+    [
+        (b"", ""),
+        (b"\xff\xfe{", "\\xff\\xfe{"),
+        (b"\x00\x01", "\x00\x01"),
+        ("币安人生".encode(), "币安人生"),
+        (b"a" * 199 + "币".encode(), "a" * 199),  # the sample ends amid a letter
+        (b"a" * 198 + b"\xe5\xb8", "a" * 198 + "\\xe5\\xb8"),  # the payload does
+        (b"\xff" * 5_000, "\\xff" * 200),
+    ],
+)
+async def test_any_bytes_make_a_readable_sample(meta: SqlMetaStore, payload: bytes, sample: str) -> None:
+    await meta.keep_dead([dead(payload)])
+    (kept,) = await everything(meta)
+    assert kept.sample == sample
+    assert await meta.dead_payload(kept.id) == payload
+
+
+async def test_texts_of_any_kind_fit(meta: SqlMetaStore) -> None:
+    lone, long = "half of 🚀: \ud83d", "x" * 100_000
+    await meta.keep_dead([dead(reason=lone, field=lone, subject=lone, message=lone)])
+    await meta.keep_dead([dead(reason=long, field=long, subject=long, message=long)])
+    kept, other = sorted(await everything(meta), key=lambda letter: letter.message)
+    assert kept.message == kept.field == "half of 🚀: \\ud83d"
+    assert 64 == len(other.reason) < len(other.message) == 1_000
+    assert other.message.endswith("…")
+
+
+async def test_a_long_payload_is_kept_in_part_and_says_so(url: str) -> None:
+    long, fits = b"y" * 101, b"z" * 100
+    async with opened(url, payload_bytes_max=100) as store:
+        await store.keep_dead([dead(long, at=2), dead(fits, at=1)])
+        cut, whole = await everything(store)
+        assert (cut.payload_bytes, cut.whole, await store.dead_payload(cut.id)) == (101, False, None)
+        assert (whole.payload_bytes, whole.whole, await store.dead_payload(whole.id)) == (100, True, fits)
+    async with opened(url, payload_bytes_max=200) as store:
+        await store.keep_dead([dead(long, at=3)])
+        raised = (await everything(store))[0]
+        assert (raised.count, raised.whole, await store.dead_payload(raised.id)) == (2, True, long)
+
+
+async def test_an_unknown_letter_has_no_payload_and_cannot_be_forgotten(meta: SqlMetaStore) -> None:
+    for unknown in ("", "0" * 32, "x" * 10_000, "\ud800", "' OR 1=1 --"):
+        assert await meta.dead_payload(unknown) is None
+        assert not await meta.forget_dead(unknown)
+
+
+async def test_a_forgotten_letter_is_gone_once(meta: SqlMetaStore) -> None:
+    await meta.keep_dead([dead(b"1", at=1), dead(b"2", at=2)])
+    newest, oldest = await everything(meta)
+    assert await meta.forget_dead(newest.id)
+    assert not await meta.forget_dead(newest.id)
+    assert await everything(meta) == [oldest]
+    assert await meta.dead_payload(newest.id) is None
+
+
+async def test_the_oldest_make_room_for_the_newest(url: str) -> None:
+    async with opened(url, dead_letters_max=10) as store:
+        await store.keep_dead([dead(str(i).encode(), at=i) for i in range(8)])
+        assert store.dead_evicted == 0
+        await store.keep_dead([dead(b"0", at=100)])  # came again: no longer the oldest
+        await store.keep_dead([dead(str(i).encode(), at=i) for i in range(8, 12)])
+        assert store.dead_evicted == 2
+        assert [kept.received_ms - NOW_MS for kept in await everything(store)] == [100, 11, 10, 9, 8, 7, 6, 5, 4, 3]
+
+
+async def test_bytes_are_bounded_too(url: str) -> None:
+    async with opened(url, dead_bytes_max=1_000, payload_bytes_max=300) as store:
+        await store.keep_dead([dead(bytes([i]) * 900, at=i) for i in range(7)])
+        kept = await everything(store)
+        assert [letter.received_ms - NOW_MS for letter in kept] == [6, 5, 4]
+        assert store.dead_evicted == 4
+        await store.keep_dead([dead(b"small", at=9)])
+        assert len(await everything(store)) == 4
+
+
+async def test_a_call_larger_than_the_bounds_keeps_its_newest(url: str) -> None:
+    async with opened(url, dead_letters_max=50) as store:
+        await store.keep_dead([dead(str(i).encode(), at=i) for i in range(3_000)])
+        assert [kept.received_ms - NOW_MS for kept in await everything(store)] == list(range(2_999, 2_949, -1))
+        assert store.dead_evicted == 2_950
+
+
+@pytest.mark.parametrize("bounds", [{"dead_letters_max": 0}, {"payload_bytes_max": -1}, {"dead_bytes_max": 10}])
+async def test_bounds_that_hold_nothing_are_refused(url: str, bounds: dict[str, int]) -> None:
+    with pytest.raises(BadSetting):
+        await open_meta(url, **bounds)
+
+
+async def test_nothing_is_nothing(meta: SqlMetaStore) -> None:
+    await meta.keep_dead([])
+    await meta.keep_statistics([])
+    assert await everything(meta) == []
+    assert await meta.statistics() == []
+
+
+batches = st.lists(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 50)), max_size=12), max_size=8)
+
+
+@settings(max_examples=25, deadline=None)
+@given(batches, st.integers(1, 8))
+def test_any_sequence_of_calls_ends_like_the_model(calls: list[list[tuple[int, int]]], letters_max: int) -> None:
+    model: dict[str, tuple[int, int]] = {}
+    evicted = 0
+
+    def keep(call: list[tuple[int, int]]) -> int:
+        for name, at in call:
+            newest, count = model.get(str(name), (at, 0))
+            model[str(name)] = (max(newest, at), count + 1)
+        ids = {kept: letter_id for letter_id, kept in id_of.items()}
+        order = sorted(model, key=lambda name: (model[name][0], ids[name]), reverse=True)
+        for name in order[letters_max:]:
+            del model[name]
+        return max(0, len(order) - letters_max)
+
+    async def play(url: str) -> None:
+        nonlocal evicted
+        async with opened(url, dead_letters_max=letters_max) as store:
+            for call in calls:
+                await store.keep_dead([dead(str(name).encode(), at=at) for name, at in call])
+                evicted += keep(call)
+            found = {kept.sample: (kept.received_ms - NOW_MS, kept.count) for kept in await everything(store)}
+            assert (found, store.dead_evicted) == (model, evicted)
+
+    with tempfile.TemporaryDirectory() as folder:
+        id_of = asyncio.run(ids_of_names(f"sqlite:///{folder}/names.db"))
+        asyncio.run(play(f"sqlite:///{folder}/meta.db"))
+
+
+async def ids_of_names(url: str) -> dict[str, str]:
+    """Id by id, the name that the model uses for it."""
+    async with opened(url) as store:
+        await store.keep_dead([dead(str(name).encode()) for name in range(13)])
+        return {kept.id: kept.sample for kept in await everything(store)}
+
+
+# ── Statistics of series ─────────────────────────────────────────────────────────────────────────────────────────────
+
+MINUTE = Series("um", "candle", "BTCUSDT", "1m")
+MONTH = Series("um", "candle", "BTCUSDT", "1M")
+TRADES = Series("cm", "trade", "币安人生USD_PERP")
+
+
+def statistics(series: Series, rows: int = 5, at: int = 0, **other: Any) -> SeriesStatistics:
+    given = {"first_ms": NOW_MS, "last_ms": NOW_MS + rows, "updated_ms": NOW_MS + at}
+    return SeriesStatistics(series=series, rows=rows, **{**given, **other})
+
+
+async def test_statistics_come_back_sorted_and_a_minute_is_not_a_month(meta: SqlMetaStore) -> None:
+    given = [statistics(MINUTE, 2**40), statistics(MONTH, 3), statistics(TRADES, 0, first_ms=None, last_ms=None)]
+    await meta.keep_statistics(given)
+    await meta.keep_statistics(given)
+    assert await meta.statistics() == sorted(given, key=lambda row: row.series.id)
+
+
+async def test_the_newest_statistics_win_whatever_comes_last(meta: SqlMetaStore) -> None:
+    newest = statistics(MINUTE, 9, at=9, storage="mongodb")
+    await meta.keep_statistics([statistics(MINUTE, 1, at=1), newest, statistics(MINUTE, 5, at=5)])
+    await meta.keep_statistics([statistics(MINUTE, 7, at=7)])
+    assert await meta.statistics() == [newest]
+
+
+async def test_the_predecessors_columns_are_filled(meta: SqlMetaStore, url: str) -> None:
+    await meta.keep_statistics([statistics(MINUTE, at=1)])
+    await meta.keep_statistics([statistics(MINUTE, at=60_000)])
+    (row,) = await rows_of(url, "SELECT * FROM datasets")
+    assert (row["dataset_id"], row["category"], row["update_frequency"]) == ("um.candle.BTCUSDT.1m", "candle", "1m")
+    assert str(row["created_at"]).startswith("2023-11-14 22:13:20"), "UTC, whatever the zone of this machine"
+    assert str(row["updated_at"]).startswith("2023-11-14 22:14:20")
+
+
+async def rows_of(url: str, question: str) -> list[dict[str, Any]]:
+    database = connect(url)
+    async with database.writing() as connection:
+        answer = await connection.execute(text(question))
+        rows = [dict(row) for row in answer.mappings()] if answer.returns_rows else []
+    await database.close()
+    return rows
+
+
+# ── More than one ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_what_was_kept_is_there_after_reopening(url: str) -> None:
+    async with opened(url) as store:
+        await store.keep_dead([dead(b"1")])
+        await store.keep_statistics([statistics(MINUTE)])
+        before = await everything(store)
+    async with opened(url) as store:
+        assert await everything(store) == before
+        assert await store.statistics() == [statistics(MINUTE)]
+        assert await store.healthy()
+
+
+async def test_a_kept_letter_is_seen_by_another_store_at_once(meta: SqlMetaStore, url: str) -> None:
+    async with opened(url) as other:
+        await meta.keep_dead([dead()])
+        assert await everything(other) == await everything(meta)
+
+
+async def test_writers_beside_each_other_lose_no_count(url: str) -> None:
+    async with opened(url) as one, opened(url) as other:
+        letters = [dead(str(i).encode(), at=i) for i in range(20)]
+        calls = [store.keep_dead(letters[i % 5 :]) for i in range(12) for store in (one, other)]
+        pages = [store.dead_letters(limit=10) for store in (one, other) for _ in range(5)]
+        await asyncio.gather(*calls, *pages)
+        counts = sorted(kept.count for kept in await everything(one))
+        assert sum(counts) == 2 * sum(len(letters[i % 5 :]) for i in range(12))
+
+
+async def test_a_closed_store_says_so(url: str) -> None:
+    store = await open_meta(url)
+    await store.close()
+    await store.close()
+    assert not await store.healthy()
+    with pytest.raises(Unavailable, match="closed"):
+        await store.keep_dead([dead()])
+
+
+# ── Migrations ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_migrating_twice_is_migrating_once(url: str) -> None:
+    assert await migrate(url) == [REVISION]
+    assert await migrate(url) == []
+
+
+async def test_migrations_make_exactly_the_tables_of_the_code(url: str) -> None:
+    await migrate(url)
+    database = connect(url)
+    async with database.reading() as connection:
+        differences = await connection.run_sync(
+            lambda sync: compare_metadata(MigrationContext.configure(sync), metadata)
+        )
+    await database.close()
+    assert differences == []
+
+
+def test_the_code_names_the_newest_revision() -> None:
+    config = Config()
+    config.set_main_option("script_location", SCRIPTS)
+    assert ScriptDirectory.from_config(config).get_heads() == [REVISION]
+
+
+async def test_tables_of_the_predecessor_are_taken_over_with_their_rows(url: str) -> None:
+    await rows_of(
+        url,
+        "CREATE TABLE datasets (dataset_id VARCHAR(64) PRIMARY KEY, name VARCHAR(100) NOT NULL, "
+        "description VARCHAR(500), category VARCHAR(50) NOT NULL, schema_id VARCHAR(64), "
+        "storage_type VARCHAR(20) NOT NULL, owner VARCHAR(100), "
+        "update_frequency VARCHAR(50), created_at DATETIME NOT NULL, updated_at DATETIME NOT NULL)",
+    )
+    await rows_of(url, "CREATE INDEX idx_datasets_category ON datasets (category)")
+    await rows_of(
+        url,
+        "INSERT INTO datasets (dataset_id, name, category, storage_type, created_at, updated_at) VALUES "
+        "('candles_BTCUSDT_1h', 'old', 'klines', 'mongodb', '2025-10-20 12:00:00', '2025-10-20 12:00:00')",
+    )
+    async with opened(url) as store:
+        await store.keep_statistics([statistics(MINUTE)])
+        assert await store.statistics() == [statistics(MINUTE)]
+    names = [row["name"] for row in await rows_of(url, "SELECT name FROM datasets ORDER BY dataset_id")]
+    assert names == ["old", "um.candle.BTCUSDT.1m"]
+
+
+async def test_many_may_migrate_at_once_and_one_does(url: str) -> None:
+    applied = await asyncio.gather(*(migrate(url) for _ in range(4)))
+    assert sorted(applied) == [[], [], [], [REVISION]]
+
+
+async def test_two_processes_may_migrate_at_once_and_one_does(url: str) -> None:
+    program = "import asyncio, sys; from data_manager.adapters.meta.migrate import migrate; "
+    program += "print(asyncio.run(migrate(sys.argv[1])))"
+
+    async def run() -> str:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-W", "error", "-c", program, url, stdout=asyncio.subprocess.PIPE
+        )
+        out, _ = await process.communicate()
+        assert process.returncode == 0
+        return out.decode().strip()
+
+    assert sorted(await asyncio.gather(run(), run())) == [f"['{REVISION}']", "[]"]
+
+
+async def test_without_leave_to_migrate_an_old_schema_is_refused(url: str) -> None:
+    with pytest.raises(Unavailable, match="data-manager migrate"):
+        await open_meta(url, migrate=False)
+    await migrate(url)
+    store = await open_meta(url, migrate=False)
+    await store.close()
+
+
+async def test_a_schema_from_the_future_is_refused(url: str) -> None:
+    await migrate(url)
+    await rows_of(url, "UPDATE alembic_version SET version_num = 'ffff'")
+    for attempt in (lambda: open_meta(url), lambda: migrate(url)):
+        with pytest.raises(BadSetting, match="newer version"):
+            await attempt()
+
+
+# ── When the database is away (SQLite: every way a file can fail) ────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder any user may look into."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Nobody may write in folder, not even root: he becomes somebody else for a while."""
+    folder.chmod(0o555)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65_534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+        folder.chmod(0o755)
+
+
+async def refused(attempt: Callable[[], Awaitable[object]], kind: type[Exception], *words: str) -> None:
+    """attempt fails with kind and a message that holds words and no SQL."""
+    with pytest.raises(kind) as caught:
+        await attempt()
+    message = str(caught.value)
+    assert all(word in message for word in words), message
+    assert not any(word in message for word in ("SELECT", "INSERT", "PRAGMA", "sqlalche.me", "sqlite3.", "[SQL"))
+
+
+async def test_a_folder_that_cannot_be_written(folder: Path) -> None:
+    with read_only(folder):
+        await refused(lambda: open_meta(f"sqlite:///{folder}/meta.db"), Unavailable, f"{folder}/meta.db", "write")
+
+
+async def test_a_file_that_became_read_only_still_answers(folder: Path) -> None:
+    url = f"sqlite:///{folder}/meta.db"
+    async with opened(url) as store:
+        await store.keep_dead([dead()])
+    read = f"sqlite:///file:{folder}/meta.db?mode=ro&uri=true"
+    async with opened(read) as store:
+        assert len(await everything(store)) == 1
+        await refused(lambda: store.keep_dead([dead()]), Unavailable, "meta.db", "read-only")
+        assert await store.healthy()
+
+
+async def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
+    await refused(lambda: open_meta(f"sqlite:///{tmp_path}/no/meta.db"), Unavailable, "no/meta.db", "folder must exist")
+
+
+async def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    (tmp_path / "meta.db").write_bytes(b"this is a note, not a database\n" * 300)
+    await refused(lambda: open_meta(f"sqlite:///{tmp_path}/meta.db"), Corrupt, "meta.db", "no SQLite database")
+
+
+async def test_a_database_with_damaged_pages(tmp_path: Path) -> None:
+    file = tmp_path / "meta.db"
+    async with opened(f"sqlite:///{file}") as store:
+        await store.keep_dead([dead(str(i).encode() * 100, at=i) for i in range(500)])
+    content = file.read_bytes()
+    file.write_bytes(content[:4096] + b"\xa5" * (len(content) - 4096))
+    await refused(lambda: open_meta(f"sqlite:///{file}"), Corrupt, "meta.db", "damaged")
+
+
+async def test_a_lock_somebody_keeps(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/meta.db"
+    await migrate(url)
+    async with opened(f"{url}?timeout=0.05") as store:
+        holder = sqlite3.connect(tmp_path / "meta.db", isolation_level=None)
+        holder.execute("BEGIN IMMEDIATE")
+        await refused(lambda: store.keep_dead([dead()]), Unavailable, "meta.db", "locked")
+        assert await store.healthy(), "readers go on beside a writer"
+        holder.execute("ROLLBACK")
+        holder.close()
+        await store.keep_dead([dead()])
+        assert len(await everything(store)) == 1
+
+
+async def test_a_full_disk_keeps_what_was_there(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/meta.db"
+    async with opened(url) as store:
+        await store.keep_dead([dead(b"before")])
+
+    def no_room(connection: Any, _record: object) -> None:
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA max_page_count = 24")
+        cursor.close()
+
+    event.listen(Pool, "connect", no_room)
+    try:
+        async with opened(url) as store:
+            big = [dead(bytes([i]) * 4_000, at=i) for i in range(100)]
+            await refused(lambda: store.keep_dead(big), Unavailable, "meta.db", "disk is full")
+            assert store.dead_evicted == 0
+            assert [kept.sample for kept in await everything(store)] == ["before"]
+            await store.keep_dead([dead(b"small")])
+    finally:
+        event.remove(Pool, "connect", no_room)
+    async with opened(url) as store:
+        await store.keep_dead(big)
+        assert len(await everything(store)) == 102
+
+
+async def test_commits_are_on_the_disk_and_readers_beside_writers(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/meta.db"
+    await migrate(url)
+    database = connect(url)
+    async with database.reading() as connection:
+        asked = ["journal_mode", "synchronous", "foreign_keys", "busy_timeout"]
+        found = [(await connection.exec_driver_sql(f"PRAGMA {name}")).scalar() for name in asked]
+    await database.close()
+    assert found == ["wal", 2, 1, 10_000]
+
+
+# ── URLs and MySQL, without a server ─────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "meta.db", "postgresql://u:hunter2@h/db", "mysql://u:hunter2@h:port/db", "sqlite://", "sqlite:///:memory:",
+     "mongodb://u:hunter2@h/db", "mysql://u:hunter2@h", "://hunter2@"],
+)  # fmt: skip
+async def test_a_url_that_cannot_work_is_refused_without_its_password(url: str) -> None:
+    for attempt in (open_meta, migrate):
+        with pytest.raises(BadSetting) as caught:
+            await attempt(url)
+        assert "hunter2" not in f"{caught.value!s}{caught.value!r}{caught.value.__cause__}"
+        assert "sqlite:////" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("table", "merge", "compared"),
+    [
+        (dead_letters, count_again, ["received_ms", "first_received_ms", "kept_bytes"]),
+        (datasets, if_newer, ["updated_ms"]),
+    ],
+)
+def test_mysql_changes_a_column_only_after_it_was_compared(table: Table, merge: Merge, compared: list[str]) -> None:
+    """MySQL assigns from left to right, and reads what it has just assigned."""
+    words = str(upsert("mysql", table, merge).compile(dialect=mysql.dialect()))
+    insert, update = words.split(" ON DUPLICATE KEY UPDATE ")
+    assert "IGNORE" not in insert
+    assert "%s" not in update, "drivers that fold many rows into one statement leave this part as it is"
+    assignments = re.split(r", (?=`?\w+`? = )", update)
+    names = [assignment.split(" = ")[0].strip("`") for assignment in assignments]
+    for name in compared:
+        assert not any(f"{table.name}.{name}" in later for later in assignments[names.index(name) + 1 :])
+
+
+@pytest.mark.parametrize("table", metadata.tables.values(), ids=metadata.tables)
+def test_tables_can_be_made_on_mysql(table: Any) -> None:
+    words = str(CreateTable(table).compile(dialect=mysql.dialect()))
+    assert "utf8mb4_bin" in words
+    assert "InnoDB" in words
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "words"),
+    [
+        (1045, Unavailable, "MYSQL_URI"),
+        (1146, Unavailable, "data-manager migrate"),
+        (1836, Unavailable, "read-only"),
+        (2013, Unavailable, "does not answer"),
+        (1194, Corrupt, "damaged"),
+    ],
+)
+def test_errors_of_mysql_are_told_by_their_number(number: int, kind: type[Exception], words: str) -> None:
+    error = OperationalError("SELECT secret", {"password": "hunter2"}, RuntimeError(number, "hunter2"))
+    ours = translated(error, "db:3306/petrosa")
+    assert type(ours) is kind
+    assert str(ours).startswith("metadata database db:3306/petrosa ")
+    assert words in str(ours)
+    assert "hunter2" not in str(ours)
