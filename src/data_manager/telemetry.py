@@ -160,3 +160,5 @@ def configure_logging(level: str, form: Literal["json", "console"]) -> None:
         )
     )
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    for talkative in ("alembic", "uvicorn"):
+        logging.getLogger(talkative).setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level]))

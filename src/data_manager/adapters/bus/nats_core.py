@@ -1,0 +1,152 @@
+"""The bus without memory: core NATS, one queue group for all replicas.
+
+Whoever is slow or away loses messages here; what can be done is to know it. Too many waiting: the oldest go, counted,
+with the span of our own instants between which they were received. Away: a drop of count 0 (nobody can say how many)
+with the span of the absence.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final
+
+import structlog
+from msgspec import Struct
+from nats.aio.client import Client
+
+from data_manager.adapters.bus.connection import Arrived, NatsConnection, translated
+from data_manager.adapters.bus.handover import DRAIN_S, Arrivals, NatsBus
+from data_manager.ports import BusState, Clock, Delivery, Dropped
+
+_DROPS_MAX: Final = 1_000  # spans kept between two calls of drops(); then the last one grows
+
+_log = structlog.get_logger(__name__)
+
+
+class CoreOptions(Struct, frozen=True, kw_only=True):
+    """Who shares the subject with us, and how much may wait here."""
+
+    queue: str = "petrosa-data-manager"
+    rows_max: int = 20_000
+    bytes_max: int = 64 * 2**20
+
+
+class NatsCore(NatsBus):
+    """At most once. Acks mean nothing here."""
+
+    def __init__(
+        self, connection: NatsConnection, subject: str, *, clock: Clock, options: CoreOptions | None = None
+    ) -> None:
+        self._options = options or CoreOptions()
+        self._bounded = _Bounded(self._options, clock)
+        super().__init__(connection, subject, clock, self._bounded)
+        self._heard_ms: int | None = None  # when the last connection was certainly there
+
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        """Nothing: the server has forgotten them."""
+
+    def drops(self) -> list[Dropped]:
+        """See Bus. A count of 0 means: we were away, and nobody knows how many."""
+        return self._bounded.collect_drops()
+
+    async def state(self) -> BusState:
+        """See Bus."""
+        it = self._connection
+        return BusState(
+            connected=it.connected,
+            reason=it.reason,
+            reconnects=it.reconnects,
+            errors=it.errors,
+            dropped=self._bounded.dropped,
+        )
+
+    async def _take(self, client: Client) -> None:
+        sink = _Sink(self._bounded)
+        with translated("cannot subscribe"):
+            subscription = await client.subscribe(self._subject, queue=self._options.queue, future=sink)
+            await client.flush()
+        self._connection.up()
+        if self._heard_ms is not None:
+            self._bounded.note_absence(self._heard_ms)
+        self._heard_ms = self._clock.now_ms()
+        try:
+            await self._stopping.wait()
+        finally:
+            self._heard_ms = max(self._heard_ms, self._bounded.last_ms)
+        with translated("cannot unsubscribe"):
+            async with asyncio.timeout(DRAIN_S):
+                await subscription.drain()  # type: ignore[no-untyped-call]  # nats-py annotates only some methods
+
+    async def _say_goodbye(self) -> None:
+        """There is nothing to say."""
+
+
+class _Bounded(Arrivals):
+    """Arrivals within rows and bytes: the oldest make room, and are counted."""
+
+    def __init__(self, options: CoreOptions, clock: Clock) -> None:
+        super().__init__()
+        self.dropped = 0
+        self.last_ms = 0
+        self._clock = clock
+        self._rows_max, self._bytes_max = options.rows_max, options.bytes_max
+        self._bytes = 0
+        self._drops: list[Dropped] = []
+        self._in_a_row = False  # the next drop is the neighbour of the last
+
+    def put(self, subject: str, payload: bytes) -> None:
+        """Add one, dropping the oldest while there are too many. Must not raise: the reader calls."""
+        self.last_ms = now_ms = self._clock.now_ms()
+        self.waiting.append(Delivery(subject, payload, now_ms))
+        self._bytes += len(payload)
+        while len(self.waiting) > self._rows_max or self._bytes > self._bytes_max:
+            self._drop_oldest()
+        self.wake()
+
+    def take(self) -> list[Delivery]:
+        """Everything that waits."""
+        self._bytes = 0
+        self._in_a_row = False
+        return super().take()
+
+    def note_absence(self, since_ms: int) -> None:
+        """We could not hear from since_ms until now."""
+        self._in_a_row = False
+        self._note(Dropped(0, since_ms, self._clock.now_ms()))
+
+    def collect_drops(self) -> list[Dropped]:
+        """Spans since the last call."""
+        drops, self._drops = self._drops, []
+        self._in_a_row = False
+        return drops
+
+    def _drop_oldest(self) -> None:
+        oldest = self.waiting.popleft()
+        self._bytes -= len(oldest.payload)
+        self.dropped += 1
+        self._note(Dropped(1, oldest.received_ms, oldest.received_ms))
+        self._in_a_row = True
+
+    def _note(self, drop: Dropped) -> None:
+        """Add a span, or let the last one grow."""
+        if self._drops and (self._in_a_row or len(self._drops) >= _DROPS_MAX):
+            last = self._drops[-1]
+            first_ms, last_ms = min(last.first_ms, drop.first_ms), max(last.last_ms, drop.last_ms)
+            self._drops[-1] = Dropped(last.count + drop.count, first_ms, last_ms)
+        else:
+            self._drops.append(drop)
+
+
+class _Sink(asyncio.Future[Any]):
+    """What a subscription made with a future calls for each message; see _Lane in nats_jetstream.py."""
+
+    def __init__(self, bounded: _Bounded) -> None:
+        super().__init__()
+        self._bounded = bounded
+
+    def cancelled(self) -> bool:
+        """Asked before each message."""
+        return False
+
+    def set_result(self, message: Arrived) -> None:
+        """A message."""
+        self._bounded.put(message.subject, message.data)

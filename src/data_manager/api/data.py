@@ -1,0 +1,164 @@
+"""GET /data/…: the rows of every dataset, by one handler. The routes are made from the table of datasets."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl, quote
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from data_manager.api.errors import DOCUMENTED
+from data_manager.api.negotiation import (
+    COMPRESS_FROM_BYTES,
+    accepted_coding,
+    accepted_format,
+    compressed,
+    has_already,
+)
+from data_manager.api.pages import Written, book, document, rows_alone
+from data_manager.api.routing import Endpoint, Header, Reply
+from data_manager.api.schema import BOOK, parameters
+from data_manager.api.schema import page as page_schema
+from data_manager.domain.dataset import Dataset
+from data_manager.domain.datasets import DATASETS
+from data_manager.domain.errors import BadQuery, Unavailable
+from data_manager.ports import SeriesStore
+from data_manager.services.formats import FORMATS, Format, require_format
+from data_manager.services.query import Page, Query, fetch, parse
+
+NEWEST_ALONE = frozenset(("depth",))
+"""Paths that answer the newest book alone when asked for nothing but a pair, as the first release did."""
+
+_QUERY_BYTES_MAX = 8_192
+_THREAD_ROWS, _THREAD_BYTES = 2_000, 262_144  # above these, other requests need not wait for the work
+_JSON: Header = (b"content-type", b"application/json")
+_ALWAYS: list[Header] = [(b"cache-control", b"no-cache"), (b"vary", b"Accept, Accept-Encoding")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What the data routes need. source is the kind of store, as metadata.source tells it."""
+
+    store: SeriesStore
+    market: str
+    source: str
+    limit_default: int = 100
+    limit_max: int = 1_000
+    timeout_s: float = 30.0
+
+
+def data_routes(reading: Reading) -> list[Endpoint]:
+    """One route per dataset that is kept as it came; derived ones have routes of their own."""
+    return [_route(reading, dataset) for dataset in DATASETS.values() if "recompute" not in dataset.refill]
+
+
+def _route(reading: Reading, dataset: Dataset) -> Endpoint:
+    async def handler(request: Request) -> Reply:
+        return await _answer(reading, dataset, request)
+
+    schema, example = page_schema(dataset, reading.source)
+    return Endpoint(
+        f"/data/{dataset.path}",
+        handler,
+        name=f"data_{dataset.path}",
+        operation_id=f"get_data_{dataset.path}",
+        tags=["data"],
+        summary=dataset.description,
+        description=_DESCRIPTION + (_BOOK_DESCRIPTION if dataset.path in NEWEST_ALONE else ""),
+        response_description="Rows; their order and which ones they are is said above.",
+        responses=DOCUMENTED,
+        openapi_extra={
+            "parameters": parameters(dataset, min(reading.limit_default, reading.limit_max), reading.limit_max),
+            "responses": {"200": {"content": _content(dataset, schema, example)}, "304": _NOT_MODIFIED},
+        },
+    )
+
+
+_DESCRIPTION = """\
+Which rows: with `start`, the first from there on (before `end`, if given); without it, the **newest** (before `end`).
+With `sort_order=desc` always the newest, newest first; otherwise ascending by key. There is no default `start`: the
+predecessor's 24 hours back are not applied. Rows are those of the closed past: an open candle is not among them.
+
+Times are UTC with milliseconds, numbers the venue's text, ids and counts integers, and what the venue did not say is
+null. A pair of which nothing is held is answered with no rows and `last_updated` null. Formats other than JSON carry
+the cursor in the header `X-Next-Cursor`. Answers have an `ETag`; a request with `If-None-Match` gets 304 when nothing
+changed.
+"""
+_BOOK_DESCRIPTION = (
+    "\nAsked for a `pair` alone (as JSON), the answer is the newest book held: `data` with `bids` and `asks`."
+)
+_NOT_MODIFIED = {"description": "The caller's If-None-Match names what would be answered."}
+
+
+def _content(dataset: Dataset, schema: dict[str, Any], example: dict[str, Any]) -> dict[str, Any]:
+    others = {one.media_type: {"schema": {"type": "string"}} for one in FORMATS.values() if one.name != "json"}
+    whole = {"oneOf": [schema, BOOK]} if dataset.path in NEWEST_ALONE else schema
+    return {FORMATS["json"].media_type: {"schema": whole, "example": example}, **others}
+
+
+async def _answer(reading: Reading, dataset: Dataset, request: Request) -> Reply:
+    headers: dict[bytes, bytes] = dict(request.scope["headers"])
+    given = _given(request.scope["query_string"])
+    form = require_format(given["format"]) if "format" in given else accepted_format(headers.get(b"accept", b""))
+    if form is None:
+        raise HTTPException(406, f"Accept names none of {', '.join(one.media_type for one in FORMATS.values())}")
+    alone = dataset.path in NEWEST_ALONE and form.name == "json" and given.keys() <= {"pair", "format"}
+    limit_default = 1 if alone else reading.limit_default
+    query = parse(
+        dataset, reading.market, given, limit_default=limit_default, limit_max=reading.limit_max, also=("format",)
+    )
+    page = await _fetch(reading, query)
+    write = book if alone else document if form.name == "json" else rows_alone
+    if len(page.rows) > _THREAD_ROWS:
+        written = await asyncio.to_thread(write, reading.source, query, page, form)
+    else:
+        written = write(reading.source, query, page, form)
+    return await _reply(written, _about(query, page, form), headers)
+
+
+def _given(query_string: bytes) -> dict[str, str]:
+    """The query's words; BadQuery for one that is there twice."""
+    if len(query_string) > _QUERY_BYTES_MAX:
+        raise HTTPException(414, f"a query may be {_QUERY_BYTES_MAX} bytes long")
+    pairs = parse_qsl(query_string.decode("latin-1"), keep_blank_values=True)
+    given = dict(pairs)
+    if len(given) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise BadQuery(twice[:64], given[twice][:64], "must be given once")
+    return given
+
+
+async def _fetch(reading: Reading, query: Query) -> Page:
+    try:
+        async with asyncio.timeout(reading.timeout_s):
+            return await fetch(reading.store, query)
+    except TimeoutError:
+        raise Unavailable(f"no answer from the store within {reading.timeout_s} s") from None
+
+
+def _about(query: Query, page: Page, form: Format) -> list[Header]:
+    """Headers that tell of the rows."""
+    if form.name == "json":
+        return [_JSON]
+    headers: list[Header] = [(b"content-type", form.media_type.encode())]
+    name = quote(f"{query.series.id}.{form.suffix}")
+    headers.append((b"content-disposition", f"attachment; filename*=UTF-8''{name}".encode()))
+    if page.next_cursor is not None:
+        headers.append((b"x-next-cursor", page.next_cursor.encode()))
+    return headers
+
+
+async def _reply(written: Written, about: list[Header], asked: Mapping[bytes, bytes]) -> Reply:
+    body, etag = written
+    headers = [*_ALWAYS, (b"etag", etag)]
+    if b"if-none-match" in asked and has_already(asked[b"if-none-match"], etag):
+        return Reply(304, headers, b"")
+    coding = accepted_coding(asked[b"accept-encoding"]) if b"accept-encoding" in asked else None
+    if coding is not None and len(body) >= COMPRESS_FROM_BYTES:
+        large = len(body) > _THREAD_BYTES
+        body = await asyncio.to_thread(compressed, body, coding) if large else compressed(body, coding)
+        headers.append((b"content-encoding", coding.encode()))
+    return Reply(200, [*headers, *about], body)

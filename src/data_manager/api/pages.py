@@ -1,0 +1,107 @@
+"""A page of rows as the body of an answer, in the shapes of the contract, each with its tag.
+
+The tag names the body: equal rows, equal question, equal tag, on every replica and after every restart.
+"""
+
+import hashlib
+from typing import Any, NamedTuple
+
+from msgspec import json
+
+from data_manager.domain.dataset import Dataset
+from data_manager.domain.time import iso
+from data_manager.services.formats import Format, json_rows
+from data_manager.services.query import Page, Query
+
+
+class Written(NamedTuple):
+    """A body and its entity tag."""
+
+    body: bytes
+    etag: bytes
+
+
+def document(source: str, query: Query, page: Page, form: Format) -> Written:
+    """The page as JSON, and its tag. The rows are written once and stand in it twice."""
+    series, rows = query.series, json_rows(page.rows)
+    asked = _asked(query)
+    pagination = {
+        "limit": query.limit,
+        "offset": query.offset,
+        "has_more": page.next_cursor is not None,
+        "has_next": page.next_cursor is not None,
+        "has_previous": query.offset > 0 or query.cursor is not None,
+        "next_cursor": page.next_cursor,
+    }
+    metadata = {
+        "data_completeness": None,
+        "last_updated": None if page.newest_ms is None else iso(page.newest_ms),
+        **_origin(source, query, page.rows.dataset),
+        "records_returned": len(page.rows),
+    }
+    rest = {
+        "metadata": metadata,
+        "parameters": asked,
+        "pagination": pagination,
+        "sort": {"by": page.rows.dataset.answer[0].name, "order": asked["sort_order"]},
+    }
+    head = json.encode({"pair": series.symbol, **({"period": series.interval} if series.interval else {})})
+    tail = json.encode(rest)
+    body = b"".join((head[:-1], b',"values":', rows, b',"data":', rows, b",", tail[1:]))
+    return Written(body, _tag(rows, tail))
+
+
+def _asked(query: Query) -> dict[str, Any]:
+    """The question as it was understood."""
+    series = query.series
+    return {
+        "pair": series.symbol,
+        **({"period": series.interval} if series.interval else {}),
+        "start": None if query.start_ms is None else iso(query.start_ms),
+        "end": None if query.end_ms is None else iso(query.end_ms),
+        "limit": query.limit,
+        "offset": query.offset,
+        "sort_order": "desc" if query.descending else "asc",
+    }
+
+
+def _origin(source: str, query: Query, dataset: Dataset) -> dict[str, str]:
+    series = query.series
+    alias = f"{dataset.alias}_{series.symbol}" + (f"_{series.interval}" if series.interval else "")
+    return {"source": source, "collection": alias, "series": series.id}
+
+
+def book(source: str, query: Query, page: Page, form: Format) -> Written:
+    """The newest book; empty sides, update id 0 and no time where none is held."""
+    found = json.decode(json_rows(page.rows.take(slice(-1, None))))
+    newest = found[0] if found else {"bids": [], "asks": [], "update_id": 0, "timestamp": None}
+    answer = {
+        "pair": query.series.symbol,
+        "data": {"bids": newest["bids"], "asks": newest["asks"], "last_update_id": newest["update_id"]},
+        "metadata": {
+            "data_completeness": None,
+            "timestamp": newest["timestamp"],
+            **_origin(source, query, page.rows.dataset),
+        },
+        "parameters": {"pair": query.series.symbol},
+    }
+    body = json.encode(answer)
+    return Written(body, _tag(body))
+
+
+def rows_alone(source: str, query: Query, page: Page, form: Format) -> Written:
+    """The page in a format that has no room for more than rows and, some of them, notes."""
+    notes = _origin(source, query, page.rows.dataset)
+    if page.newest_ms is not None:
+        notes["last_updated"] = iso(page.newest_ms)
+    if page.next_cursor is not None:
+        notes["next_cursor"] = page.next_cursor
+    body = form.encode(page.rows, notes)
+    return Written(body, _tag(body, (page.next_cursor or "").encode()))
+
+
+def _tag(*parts: bytes) -> bytes:
+    digest = hashlib.sha1(usedforsecurity=False)
+    for part in parts:
+        digest.update(part)
+    return b'W/"' + digest.hexdigest()[:24].encode() + b'"'

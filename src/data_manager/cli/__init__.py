@@ -1,0 +1,53 @@
+"""The command line: `data-manager COMMAND`.
+
+    run  serve                  the service
+    replay                      recordings onto the bus
+    query  dead-letters         what is held
+    config  doctor  migrate     the installation
+    version
+
+Every command takes --json. Exit code 0: done; 1: failed; 2: the command line, a setting or a query is wrong; 130:
+interrupted. What a command needs is imported when it runs, so that the light ones answer at once.
+"""
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from data_manager.cli.installation import installation
+from data_manager.cli.output import say_error
+from data_manager.cli.rows import rows
+from data_manager.cli.service import service
+from data_manager.domain.errors import DataManagerError
+
+app = typer.Typer(
+    name="data-manager",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for part in (service, rows, installation):
+    app.add_typer(part)
+
+
+def main() -> None:
+    """Run the command that the process was started with, and exit with its code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; its exit code. Errors that are ours end as a line on standard error, never as a traceback."""
+    try:
+        return int(app(list(arguments), standalone_mode=False) or 0)
+    except (typer.TyperException, DataManagerError) as error:
+        return say_error(error, as_json="--json" in arguments)
+
+
+@app.callback(invoke_without_command=True)
+def _top(context: typer.Context) -> None:
+    """Stores market events exactly once and serves them with a true statement of how complete they are."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(2)

@@ -1,0 +1,185 @@
+"""Commands that read what is held, while the service runs or while it does not."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from data_manager import settings
+from data_manager.cli.output import say_json, say_table
+from data_manager.domain.errors import BadQuery
+
+if TYPE_CHECKING:
+    from data_manager.domain.batch import Batch
+    from data_manager.domain.dataset import Series
+    from data_manager.ports import KeptDeadLetter
+    from data_manager.services.query import Page
+
+rows = typer.Typer()
+Json = Annotated[bool, typer.Option("--json", help="Say it as JSON.")]
+
+LIMIT_MAX = 10_000_000
+_BINARY = ("arrow", "parquet")
+
+
+@rows.command("query")
+def query(
+    dataset: Annotated[str, typer.Argument(help="trade, candle, depth, …; or the id of a whole series.")],
+    symbol: Annotated[str, typer.Argument(help="Such as BTCUSDT.")] = "",
+    interval: Annotated[str, typer.Argument(help="Of candles, such as 1m.")] = "",
+    start: Annotated[str, typer.Option(help="First time, inclusive: ISO 8601 or milliseconds.")] = "",
+    end: Annotated[str, typer.Option(help="Last time, exclusive.")] = "",
+    limit: Annotated[int, typer.Option(help="Rows at most.")] = 100,
+    order: Annotated[str, typer.Option(help="asc or desc, by time.")] = "asc",
+    cursor: Annotated[str, typer.Option(help="Go on where an answer ended.")] = "",
+    columns: Annotated[str, typer.Option(help="Only these, joined by commas.")] = "",
+    form: Annotated[str, typer.Option("--format", help="table json ndjson csv arrow parquet")] = "table",
+    output: Annotated[Path | None, typer.Option(help="Write to this file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Print rows of one series. With only a limit: the newest, in ascending order.
+
+    Works while the service runs. How complete the rows are is said on standard error.
+    """
+    in_force = settings.load(os.environ)
+    form = "json" if as_json and form == "table" else form
+    _require_form(form, output)
+    given = {"start": start, "end": end, "cursor": cursor, "sort_order": order, "limit": str(limit)}
+    series = _series(dataset, symbol, interval, in_force.market)
+    page = asyncio.run(_ask(in_force, series, {name: text for name, text in given.items() if text}))
+    batch = _chosen(page.rows, columns)
+    if form == "table":
+        _say_rows(batch, output)
+    else:
+        _write(_encoded(batch, form), output)
+    _say_about(page, series, as_json=as_json)
+
+
+def _require_form(form: str, output: Path | None) -> None:
+    from data_manager.services.formats import FORMATS
+
+    if form not in ("table", *FORMATS):
+        raise BadQuery("format", form, f"must be one of table {' '.join(FORMATS)}")
+    if form in _BINARY and output is None and sys.stdout.isatty():
+        raise BadQuery("format", form, "is not for a terminal: name a file with --output")
+
+
+def _series(dataset: str, symbol: str, interval: str, market: str) -> "Series":
+    from data_manager.domain.dataset import make_series, parse_series
+    from data_manager.domain.datasets import DATASETS
+
+    words = {word: one for one in DATASETS.values() for word in (one.path, one.alias, one.name)}
+    if not symbol and dataset not in words:
+        return parse_series(dataset, DATASETS, market)
+    if dataset not in words:
+        raise BadQuery("dataset", dataset, f"must be one of {' '.join(DATASETS)}")
+    return make_series(words[dataset], market, symbol, interval or None)
+
+
+async def _ask(in_force: settings.Settings, series: "Series", given: Mapping[str, str]) -> "Page":
+    from data_manager import app
+    from data_manager.domain.datasets import DATASETS
+    from data_manager.services.query import fetch, parse
+
+    names = {"pair": series.symbol} | ({"period": series.interval} if series.interval else {})
+    question = parse(DATASETS[series.dataset], series.market, {**names, **given}, limit_max=LIMIT_MAX)
+    async with app.reader(in_force) as store:
+        return await fetch(store, question)
+
+
+def _chosen(batch: "Batch", columns: str) -> "Batch":
+    """The rows with only those members of an answer, in that order."""
+    from dataclasses import replace
+
+    from msgspec import structs
+
+    if not columns:
+        return batch
+    members = {answer.name: answer for answer in batch.dataset.answer}
+    names = [name.strip() for name in columns.split(",")]
+    for name in names:
+        if name not in members:
+            raise BadQuery("columns", name, f"must be among {' '.join(members)}")
+    return replace(batch, dataset=structs.replace(batch.dataset, answer=tuple(members[name] for name in names)))
+
+
+def _say_rows(batch: "Batch", output: Path | None) -> None:
+    from data_manager.domain.dataset import Kind
+    from data_manager.services.formats import table
+
+    if output is not None:
+        raise BadQuery("output", str(output), "takes a format for files: json ndjson csv arrow parquet")
+    heads, lines = table(batch)
+    kinds = {answer.name: batch.dataset.field[answer.column].kind for answer in batch.dataset.answer}
+    say_table(heads, lines, right=[name for name, kind in kinds.items() if kind in (Kind.INT, Kind.NUMBER)])
+
+
+def _encoded(batch: "Batch", form: str) -> bytes:
+    from data_manager.services.formats import require_format
+
+    encoded = require_format(form).encode(batch, {"data_completeness": "null"})
+    return encoded + b"\n" if form == "json" else encoded
+
+
+def _write(content: bytes, output: Path | None) -> None:
+    if output is None:
+        typer.echo(content, nl=False)
+        return
+    try:
+        output.write_bytes(content)
+    except OSError as error:
+        raise BadQuery("output", str(output), f"cannot be written ({error.strerror})") from error
+
+
+def _say_about(page: "Page", series: "Series", *, as_json: bool) -> None:
+    """Never rows without how complete they are. On standard error, so that what is piped is rows only."""
+    if as_json:
+        about = {
+            "series": series.id,
+            "rows": len(page.rows),
+            "data_completeness": None,
+            "next_cursor": page.next_cursor,
+        }
+        say_json(about, err=True)
+        return
+    typer.echo(
+        f"{len(page.rows)} rows of {series.id}; how complete they are is unknown: nothing audited them", err=True
+    )
+    if page.next_cursor:
+        typer.echo(f"more follow: raise --limit, or go on with --cursor {page.next_cursor}", err=True)
+
+
+@rows.command("dead-letters")
+def dead_letters(
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many, newest first.")] = 50,
+    offset: Annotated[int, typer.Option(min=0, help="How many of the newest to skip.")] = 0,
+    reason: Annotated[str | None, typer.Option(help="Only those with this reason.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the messages that could not be kept as data, with the reason of each."""
+    from data_manager import app
+
+    async def ask() -> "tuple[list[KeptDeadLetter], int]":
+        async with app.metadata(in_force) as meta:
+            return await meta.dead_letters(limit=limit, offset=offset, reason=reason)
+
+    in_force = settings.load(os.environ)
+    letters, total = asyncio.run(ask())
+    if as_json:
+        say_json({"data": letters, "pagination": {"total": total, "limit": limit, "offset": offset}})
+        return
+    heads = ("newest", "count", "reason", "field", "what is wrong", "subject", "begins")
+    say_table(heads, [_line(letter) for letter in letters], right=("count",))
+    typer.echo(f"{len(letters)} of {total}", err=True)
+
+
+def _line(letter: "KeptDeadLetter") -> tuple[str, ...]:
+    from data_manager.domain.time import iso
+
+    begins = letter.sample[:60].replace("\n", "\\n")
+    newest, field = iso(letter.received_ms), letter.field or ""
+    return (newest, str(letter.count), letter.reason, field, letter.message, letter.subject, begins)

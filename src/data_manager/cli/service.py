@@ -1,0 +1,101 @@
+"""Commands that run the service, and the one that feeds it recordings."""
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from data_manager import settings
+from data_manager.cli.output import progress, say_json
+
+if TYPE_CHECKING:
+    from data_manager.services.replay import ReplayProgress, ReplayReport
+
+service = typer.Typer()
+Json = Annotated[bool, typer.Option("--json", help="Say it as JSON.")]
+
+
+@service.command("run")
+@service.command("up", hidden=True)
+def run(as_json: Json = False) -> None:
+    """Run everything on this machine: bus, store, API. Also called `up`.
+
+    Starts its own nats-server unless NATS_URL names one. Ctrl-C stops it cleanly.
+    """
+    in_force = settings.load(os.environ)
+    _serve(in_force, own_server=in_force.nats_url is None, as_json=as_json)
+
+
+@service.command("serve")
+def serve(
+    role: Annotated[str, typer.Option(help="What this process does: all. Other roles come later.")] = "all",
+    as_json: Json = False,
+) -> None:
+    """Run the service against a bus that exists (NATS_URL)."""
+    if role != "all":
+        raise typer.BadParameter(f"{role!r} is not a role of this version: only `all` is", param_hint="--role")
+    _serve(settings.load(os.environ), own_server=False, as_json=as_json)
+
+
+def _serve(in_force: settings.Settings, *, own_server: bool, as_json: bool) -> None:
+    from data_manager import app
+
+    def say(line: str) -> None:
+        if as_json:
+            say_json({"message": line})
+        else:
+            typer.echo(line)
+
+    _in_loop(app.run(in_force, own_server=own_server, say=say))
+
+
+@service.command("replay")
+def replay(
+    files: Annotated[list[Path], typer.Argument(help="Recordings: JSON lines, gzipped or not.", show_default=False)],
+    speed: Annotated[str, typer.Option(help="max, or a number: 1 is the recorded pace.")] = "max",
+    raw: Annotated[bool, typer.Option("--raw", help="Send bare messages, without the publisher's envelope.")] = False,
+    merge: Annotated[bool, typer.Option("--merge", help="Interleave the files by receive time.")] = False,
+    subject: Annotated[str, typer.Option(help="Instead of NATS_CONSUMER_SUBJECT.")] = "",
+    nats_url: Annotated[str, typer.Option("--nats-url", help="Instead of NATS_URL.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Publish recordings on the bus, as the publisher would have sent them."""
+    from data_manager import app
+    from data_manager.services.replay import parse_speed
+
+    instead = {"NATS_CONSUMER_SUBJECT": subject, "NATS_URL": nats_url}
+    in_force = settings.load({**os.environ, **{name: text for name, text in instead.items() if text}})
+    pace = parse_speed(speed)
+    with progress("replay") as tell:
+        report = _in_loop(app.replay(in_force, files, speed=pace, raw=raw, merge=merge, progress=_bar(tell)))
+    _say_report(report, as_json=as_json)
+    if report.stopped:
+        raise typer.Exit(130)
+
+
+def _bar(tell: Callable[[int, int, str], None]) -> "Callable[[ReplayProgress], None]":
+    def on_progress(at: "ReplayProgress") -> None:
+        tell(at.bytes_read, at.bytes_total, f"{at.messages:,} messages  {at.file}")
+
+    return on_progress
+
+
+def _say_report(report: "ReplayReport", *, as_json: bool) -> None:
+    if as_json:
+        say_json(report)
+        return
+    rate = report.messages / report.seconds if report.seconds else 0.0
+    said = f"{report.messages:,} messages ({report.bytes / 1e6:,.1f} MB) of {report.files} files"
+    stopped = ", stopped before the end" if report.stopped else ""
+    typer.echo(f"{said} in {report.seconds:.1f} s, {rate:,.0f} a second{stopped}")
+
+
+def _in_loop(work: Coroutine[Any, Any, Any]) -> Any:
+    """Run work to its end on uvloop; what it returns."""
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)
