@@ -52,14 +52,16 @@ async def _checks(environ: Mapping[str, str]) -> AsyncIterator[Check]:
     if not problems:
         yield Check("settings", True, "every variable is usable")
     running = service_runs(settings.data_dir)
-    for check in (_python(), _packages(), _clock(), _memory(settings), _descriptors()):
+    packages = _packages()
+    for check in (_python(), packages, _clock(), _memory(settings), _descriptors()):
         yield check
     yield _data_dir(settings, running)
     yield _space(settings)
-    yield await _server_binary(settings)
+    if packages.ok:
+        yield await _server_binary(settings)
     if settings.nats_url is None:
         yield _port("nats port", "127.0.0.1", settings.nats_own_port, "NATS_OWN_PORT", running)
-    else:
+    elif packages.ok:
         yield await _nats(settings)
     if settings.enable_api:
         yield _port("api port", settings.api_host, settings.api_port, "API_PORT", running)

@@ -94,7 +94,7 @@ class Settings:
         None,
         "NATS servers that carry the events.",
         secret=True,
-        unset="`run` starts its own server; every other command uses nats://localhost:4222",
+        unset="`run` starts its own server, and the other commands use that",
         pattern=rf"{_SERVER}(\s*,\s*{_SERVER})*",
         valid="must be like nats://host:4222 (or tls:// ws:// wss://), several joined by commas",
     )
@@ -156,9 +156,6 @@ class Settings:
         at_least=1,
         at_most=200_000,
     )
-    message_bytes_max: int = _size(
-        1_048_576, "Largest message that is read; a larger one becomes a dead letter.", 1_024, 67_108_864
-    )
     dead_letters_max: int = _setting(
         10_000, "Dead letters kept, at most; the oldest make room.", unit="letters", at_least=1, at_most=10_000_000
     )
@@ -187,8 +184,8 @@ class Settings:
 
     @property
     def nats_servers(self) -> list[str]:
-        """The servers of NATS_URL; the local one when it is unset."""
-        return re.split(r"\s*,\s*", self.nats_url or "nats://localhost:4222")
+        """The servers of NATS_URL; the one that `run` starts when it is unset."""
+        return re.split(r"\s*,\s*", self.nats_url or f"nats://localhost:{self.nats_own_port}")
 
     def __repr__(self) -> str:
         """The settings with credentials hidden: a log line or a traceback tells none."""

@@ -66,11 +66,12 @@ def test_the_most_final_candle_stays_whatever_the_order(order: list[int]) -> Non
     ]
     history = pack(CANDLE, "um", [candle(0, "6")], [7], "rest:klines").batch
     batches = [*(pack(CANDLE, "um", [event], [7], STREAM).batch for event in streamed), history]
-    (row,) = settle(joined([batches[position] for position in order])).rows()
+    row, live = settle(joined([batches[position] for position in order])).rows()
     assert (row["close"], row["origin"]) == ("6", "rest:klines")
     without_history = [batches[position] for position in order if position != 3]
-    (row,) = settle(joined(without_history)).rows()
+    row, live = settle(joined(without_history)).rows()
     assert row["close"] == "5"
+    assert (live["close"], live["closed"]) == ("3", False)  # a state, not a fact: the store decides what it changes
 
 
 def test_a_refused_row_names_subject_field_value_and_rule() -> None:
@@ -89,3 +90,10 @@ def test_a_placeholder_trade_is_a_fact_and_a_price_of_zero_is_not() -> None:
     )
     assert [row["trade_id"] for row in packed.batch.rows()] == [1]
     assert [refused.position for refused in packed.refused] == [1, 2]
+
+
+def test_states_of_an_open_candle_stay_in_order_and_each_only_once() -> None:
+    states = [candle(0, close, closed=False, event_ms=BASE_MS + ms) for close, ms in (("3", 250), ("2", 0), ("4", 500), ("3", 250))]
+    packed = pack(CANDLE, "um", [*states, candle(0, "5")], [7] * 5, STREAM)
+    assert [(row["closed"], row["close"]) for row in packed.batch.rows()] == [(True, "5"), (False, "2"), (False, "3"), (False, "4")]
+    assert packed.repeated == 1

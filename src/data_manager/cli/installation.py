@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from data_manager import __version__, settings
-from data_manager.cli.output import say_json, say_table
+from data_manager.cli.output import quiet_logs, say_json, say_table
 
 installation = typer.Typer()
 Json = Annotated[bool, typer.Option("--json", help="Say it as JSON.")]
@@ -54,7 +54,9 @@ def migrate(as_json: Json = False) -> None:
     """Bring the metadata database to the layout of this version. Doing it twice changes nothing."""
     from data_manager import app
 
-    applied = asyncio.run(app.migrate(settings.load(os.environ)))
+    in_force = settings.load(os.environ)
+    quiet_logs()
+    applied = asyncio.run(app.migrate(in_force))
     if as_json:
         say_json({"applied": applied})
     else:

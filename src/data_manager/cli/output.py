@@ -1,5 +1,6 @@
 """What the command line says: tables for people, JSON for programs, one clear line for an error."""
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -56,9 +57,23 @@ def say_error(error: Exception, *, as_json: bool) -> int:
 
 
 def _facts(error: Exception) -> dict[str, Any]:
-    kind = type(error).__name__ if isinstance(error, DataManagerError) else "Usage"
+    """As the API's error body has them."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__).lower()
+    code = words if isinstance(error, DataManagerError) else "usage"
     field = getattr(error, "field", None) or getattr(error, "name", None)  # the caller's, or the operator's
-    return {"type": kind, "field": field, "message": str(error)}
+    return {"code": code, "message": str(error), "field": field, "valid": getattr(error, "rule", None)}
+
+
+def quiet_logs() -> None:
+    """Only warnings, and on standard error: standard output is for what the command answers."""
+    import logging
+
+    import structlog
+
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+    )
 
 
 @contextmanager

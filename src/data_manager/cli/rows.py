@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from data_manager import settings
-from data_manager.cli.output import say_json, say_table
+from data_manager.cli.output import quiet_logs, say_json, say_table
 from data_manager.domain.errors import BadQuery
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def query(
     Works while the service runs. How complete the rows are is said on standard error.
     """
     in_force = settings.load(os.environ)
+    quiet_logs()
     form = "json" if as_json and form == "table" else form
     _require_form(form, output)
     given = {"start": start, "end": end, "cursor": cursor, "sort_order": order, "limit": str(limit)}
@@ -168,6 +169,7 @@ def dead_letters(
             return await meta.dead_letters(limit=limit, offset=offset, reason=reason)
 
     in_force = settings.load(os.environ)
+    quiet_logs()
     letters, total = asyncio.run(ask())
     if as_json:
         say_json({"data": letters, "pagination": {"total": total, "limit": limit, "offset": offset}})

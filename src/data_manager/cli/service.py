@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from data_manager import settings
-from data_manager.cli.output import progress, say_json
+from data_manager.cli.output import progress, quiet_logs, say_json
+from data_manager.domain.errors import Unavailable
 
 if TYPE_CHECKING:
     from data_manager.services.replay import ReplayProgress, ReplayReport
@@ -69,8 +70,12 @@ def replay(
     instead = {"NATS_CONSUMER_SUBJECT": subject, "NATS_URL": nats_url}
     in_force = settings.load({**os.environ, **{name: text for name, text in instead.items() if text}})
     pace = parse_speed(speed)
-    with progress("replay") as tell:
-        report = _in_loop(app.replay(in_force, files, speed=pace, raw=raw, merge=merge, progress=_bar(tell)))
+    quiet_logs()
+    try:
+        with progress("replay") as tell:
+            report = _in_loop(app.replay(in_force, files, speed=pace, raw=raw, merge=merge, progress=_bar(tell)))
+    except Unavailable as error:
+        raise Unavailable(f"{error}; start the service (make run), or name its bus with NATS_URL") from error
     _say_report(report, as_json=as_json)
     if report.stopped:
         raise typer.Exit(130)

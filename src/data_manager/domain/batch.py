@@ -108,9 +108,7 @@ class Packed(Struct, frozen=True):
     refused: list[Refused]
 
 
-def pack(
-    dataset: Dataset, market: str, events: Sequence[Event], received_ms: Sequence[int], origin: str
-) -> Packed:
+def pack(dataset: Dataset, market: str, events: Sequence[Event], received_ms: Sequence[int], origin: str) -> Packed:
     """Events of one dataset as a settled batch; rows that cannot be facts are refused, each with its rule."""
     columns, broken = _columns(dataset, events)
     columns["received_ms"] = Ints(np.array(received_ms, np.int64))
@@ -210,19 +208,29 @@ def settle(batch: Batch) -> Batch:
     """The same rows sorted by series and key, one per key: which one stays is the dataset's Keep rule.
 
     FIRST keeps the earliest given. FINAL keeps the highest rank (see ranks), then the latest event_ms, then the
-    earliest given; so with FINAL the order in which rows are given does not matter.
+    earliest given; so with FINAL the order in which rows are given does not matter. Live rows are states, not facts:
+    those of one key with different event_ms all stay, oldest first, after the row that closed it.
     """
     if _is_settled(batch):
         return batch
+    live = live_rows(batch)
     parts: list[NDArray[Any]] = [*key_parts(batch)[::-1], batch.codes]
     if batch.dataset.on_conflict is Keep.FINAL:
-        event = batch.columns["event_ms"]
-        assert isinstance(event, Ints)
-        parts = [-event.filled(-1), -ranks(batch), *parts]
+        event_ms = event_ms_of(batch)
+        parts = [np.where(live, event_ms, -event_ms), -ranks(batch), *parts]
     order = np.lexsort(parts)
     ordered = batch.take(order)
     repeats = same_key_as_before(ordered)
+    if live.any():
+        repeats[1:] &= ~live[order][1:] | (live[order][:-1] & (np.diff(event_ms_of(ordered)) == 0))
     return ordered.take(~repeats) if repeats.any() else ordered
+
+
+def event_ms_of(batch: Batch) -> NDArray[np.int64]:
+    """The venue's time of every row, -1 where it named none."""
+    column = batch.columns["event_ms"]
+    assert isinstance(column, Ints)
+    return column.filled(-1)
 
 
 def ranks(batch: Batch) -> NDArray[np.int64]:

@@ -42,7 +42,9 @@ _TABLE = (
         fresh_within_ms=MINUTE_MS,
         refill=("archive:trades", "rest:historicalTrades"),
         retention_days=7,
-        rules=(positive_unless_placeholder("price", "quantity"), not_negative("quantity"), near("event_ms", "traded_ms")),
+        rules=(
+            positive_unless_placeholder("price", "quantity"), not_negative("quantity"), near("event_ms", "traded_ms"),
+        ),
         answer=(
             Answer("timestamp", "traded_ms", "time"), *_same("trade_id", "price", "quantity"),
             Answer("side", "buyer_is_maker", "taker_side"), *_same("kind"),
@@ -149,7 +151,8 @@ _TABLE = (
             near("matched_ms", "event_ms"),
         ),
         answer=(
-            Answer("timestamp", "event_ms", "time"), *_same("update_id", "bid", "bid_quantity", "ask", "ask_quantity", "clock"),
+            Answer("timestamp", "event_ms", "time"),
+            *_same("update_id", "bid", "bid_quantity", "ask", "ask_quantity", "clock"),
         ),
         wire="bookTicker",
         description="Best bid and ask at each change: prices in quote, quantities in base currency.",
@@ -238,7 +241,7 @@ _TABLE = (
             *_same("side", "price", "quantity", "average_price", "last_filled_quantity", "filled_quantity", "status"),
         ),
         wire="forceOrder",
-        description="Forced orders, at most one per symbol and second: a sample. Side is the order's: SELL closes a long.",
+        description="Forced orders, at most one per symbol and second: a sample. SELL closes a long.",
     ),
     Dataset(
         name="metric",

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -209,9 +210,7 @@ def _parse_each(texts: Sequence[str | None]) -> tuple[Decimals, dict[int, str]]:
             mantissas.append(int(text.replace(".", "")))
             scales.append(len(plain[1] or ""))
     odd, broken = _odd_texts(strange)
-    column = Decimals(
-        np.array(mantissas, np.int64), _narrow_scales(np.array(scales, np.int64)), odd, absent_of(texts)
-    )
+    column = Decimals(np.array(mantissas, np.int64), _narrow_scales(np.array(scales, np.int64)), odd, absent_of(texts))
     return column, broken
 
 
@@ -343,12 +342,10 @@ class Levels:
     def values_list(self) -> list[Any]:
         pairs = list(zip(self.prices.values_list(), self.quantities.values_list(), strict=True))
         offsets = self.offsets.tolist()
-        return [pairs[start:end] for start, end in zip(offsets, offsets[1:], strict=False)]
+        return [pairs[start:end] for start, end in pairwise(offsets)]
 
     def arrow(self) -> pa.Array:
-        pairs = pa.StructArray.from_arrays(
-            [self.prices.arrow(), self.quantities.arrow()], names=["price", "quantity"]
-        )
+        pairs = pa.StructArray.from_arrays([self.prices.arrow(), self.quantities.arrow()], names=["price", "quantity"])
         return pa.ListArray.from_arrays(pa.array(self.offsets.astype(np.int32)), pairs)
 
 

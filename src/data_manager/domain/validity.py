@@ -7,8 +7,8 @@ kept and left to the audit, which reports it.
 from collections.abc import Mapping
 from typing import Any
 
-from data_manager.domain.decimals import Decimals
 from data_manager.domain.dataset import Rule
+from data_manager.domain.decimals import Decimals
 from data_manager.domain.time import DAY_MS
 
 Columns = Mapping[str, Any]

@@ -59,7 +59,7 @@ async def ingest(ports: Ports, buffer: Buffer) -> None:
             for delivery in some:
                 buffer.add(delivery, ports.decode(delivery.payload, delivery.received_ms))
             buffer.count()
-            if buffer.due(ports.clock):
+            if buffer.full():
                 await flush(ports, buffer)
             else:
                 await asyncio.sleep(0)
@@ -197,13 +197,15 @@ class Buffer:
             self.tally.received[dataset.wire] += added
             self.tally.in_flight += added
 
+    def full(self) -> bool:
+        """Whether as much waits as may."""
+        return self._events >= self.limits.rows or self._size_bytes >= self.limits.size_bytes
+
     def due(self, clock: Clock) -> bool:
-        """Whether what waits should be flushed now."""
+        """Whether what waits should be flushed now that nothing more is at hand."""
         if not self._deliveries:
             return False
-        if self._events >= self.limits.rows or self._size_bytes >= self.limits.size_bytes:
-            return True
-        return clock.now_ms() - self._deliveries[0].received_ms >= self.limits.age_ms
+        return self.full() or clock.now_ms() - self._deliveries[0].received_ms >= self.limits.age_ms
 
     def take(self) -> Held:
         """Everything that waits; the buffer is empty afterwards."""

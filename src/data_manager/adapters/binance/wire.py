@@ -21,7 +21,7 @@ from data_manager.adapters.binance import wire_words as words
 from data_manager.adapters.binance.wire_words import Finish, Place
 from data_manager.domain.dataset import MARKETS, Dataset
 from data_manager.domain.datasets import BY_EVENT
-from data_manager.domain.errors import BadSetting, Rejected, Undecodable, UnknownKind
+from data_manager.domain.errors import BadSetting, Undecodable, UnknownKind
 from data_manager.domain.events import Event, Ignored, Outcome
 
 __all__ = ["DATASET_OF", "Decoder", "Ignored", "Outcome", "dataset_of", "trace_parent"]
@@ -73,8 +73,8 @@ class Decoder:
             event = None  # the closer look finds out why
         return self._look_closer(payload, received_ms) if event is None else [event]
 
-    def _typed(self, payload: bytes, received_ms: int) -> Event | Rejected | None:
-        """The event by one typed decode; None where more is to be asked (an array, a symbol of another market).
+    def _typed(self, payload: bytes, received_ms: int) -> Event | None:
+        """The event by one typed decode; None where more is to be asked (an array, another market, a broken field).
 
         The first bytes choose which decoder is tried; they decide nothing else.
         """
@@ -92,8 +92,9 @@ class Decoder:
         if finish is None:  # the fast path: the row is the event
             event: Event = row
             return event if self._ours(event.symbol) else None
-        place = Place(received_ms=received_ms)
-        if frame is not None:
+        if frame is None:
+            place = Place(received_ms=received_ms)
+        else:
             place = Place(frame.label, "data", getattr(frame, "sent", None), received_ms)
         outcome = finish(row, place)
         return outcome if isinstance(outcome, Event) and self._ours(outcome.symbol) else None
@@ -111,11 +112,8 @@ class Decoder:
         if start == b"[":
             return self._rows(message, replace(place, where=f"{place.where}[]"))
         if start != b"{":
-            return [
-                UnknownKind(
-                    f"{place.where or 'message'}: neither a JSON object nor an array of such", field=place.where or None
-                )
-            ]
+            where = place.where or None
+            return [UnknownKind(f"{where or 'message'}: neither a JSON object nor an array of such", field=where)]
         row = _ROW.decode(message)
         if "data" in row and row.keys() & _FRAME_WORDS and not place.where:
             return self._outcomes(row["data"], precise.place_of(row, place.received_ms))

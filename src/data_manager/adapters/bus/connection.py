@@ -26,6 +26,7 @@ CLIENT_NAME: Final = "petrosa-data-manager-consumer"
 _PING_S: Final = 10  # two unanswered ones end the connection
 _BACKOFF_FIRST_S: Final = 0.1
 _CLOSE_S: Final = 2.0  # a frozen server may not keep us longer than this
+_TURN_S: Final = 0.001
 
 _log = structlog.get_logger(__name__)
 
@@ -213,6 +214,17 @@ async def opened(
         yield client, closed
     finally:
         await _shut(client)
+
+
+async def flush(client: Client, within_s: float) -> None:
+    """Return when the server has read all that we sent. Raises TimeoutError, or the driver's error.
+
+    nats-py's own flush() writes its PING ahead of what still waits in its buffer: that has to be gone first.
+    """
+    async with asyncio.timeout(within_s):
+        while client.pending_data_size > 0 and not client.is_closed:
+            await asyncio.sleep(_TURN_S)
+        await client.flush()
 
 
 async def _shut(client: Client) -> None:

@@ -12,8 +12,9 @@ from typing import Any, Final
 import structlog
 from msgspec import Struct
 from nats.aio.client import Client
+from nats.aio.subscription import Subscription
 
-from data_manager.adapters.bus.connection import Arrived, NatsConnection, translated
+from data_manager.adapters.bus.connection import Arrived, NatsConnection, flush, translated
 from data_manager.adapters.bus.handover import DRAIN_S, Arrivals, NatsBus
 from data_manager.ports import BusState, Clock, Delivery, Dropped
 
@@ -63,10 +64,10 @@ class NatsCore(NatsBus):
         sink = _Sink(self._bounded)
         with translated("cannot subscribe"):
             subscription = await client.subscribe(self._subject, queue=self._options.queue, future=sink)
-            await client.flush()
+            await flush(client, DRAIN_S)
         self._connection.up()
         if self._heard_ms is not None:
-            self._bounded.note_absence(self._heard_ms)
+            self._bounded.note_lost(0, self._heard_ms)
         self._heard_ms = self._clock.now_ms()
         try:
             await self._stopping.wait()
@@ -74,7 +75,17 @@ class NatsCore(NatsBus):
             self._heard_ms = max(self._heard_ms, self._bounded.last_ms)
         with translated("cannot unsubscribe"):
             async with asyncio.timeout(DRAIN_S):
-                await subscription.drain()  # type: ignore[no-untyped-call]  # nats-py annotates only some methods
+                await self._drain(client, subscription)
+
+    async def _drain(self, client: Client, subscription: Subscription) -> None:
+        """Collect what was on its way. nats-py forgets the subscription a moment before the server does: what comes in
+        that moment is lost, but counted."""
+        since_ms = self._clock.now_ms()
+        await subscription.drain()  # type: ignore[no-untyped-call]  # nats-py annotates only some methods
+        await flush(client, DRAIN_S)
+        unseen = client.stats["in_msgs"] - subscription.delivered
+        if unseen > 0:
+            self._bounded.note_lost(unseen, since_ms)
 
     async def _say_goodbye(self) -> None:
         """There is nothing to say."""
@@ -108,10 +119,11 @@ class _Bounded(Arrivals):
         self._in_a_row = False
         return super().take()
 
-    def note_absence(self, since_ms: int) -> None:
-        """We could not hear from since_ms until now."""
+    def note_lost(self, count: int, since_ms: int) -> None:
+        """So many (0: nobody knows) did not reach us, between since_ms and now."""
         self._in_a_row = False
-        self._note(Dropped(0, since_ms, self._clock.now_ms()))
+        self.dropped += count
+        self._note(Dropped(count, since_ms, self._clock.now_ms()))
 
     def collect_drops(self) -> list[Dropped]:
         """Spans since the last call."""

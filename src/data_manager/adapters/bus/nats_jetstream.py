@@ -22,7 +22,7 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext, api
 
-from data_manager.adapters.bus.connection import Arrived, NatsConnection, translated
+from data_manager.adapters.bus.connection import Arrived, NatsConnection, flush, translated
 from data_manager.adapters.bus.handover import DRAIN_S, Arrivals, NatsBus
 from data_manager.adapters.bus.lane import HEARTBEAT_S, Lane
 from data_manager.adapters.bus.nats_stream import Standing, StreamOptions, ensure, look
@@ -163,7 +163,7 @@ class NatsJetStream(NatsBus):
     async def _listen(self, client: Client) -> None:
         """Notice requests that the server forgot: no message and no heartbeat for a while."""
         if any(lane.silent() for lane in self._lanes):
-            await client.flush(timeout=int(DRAIN_S))  # what it sent before is read by now: perhaps only we were slow
+            await flush(client, DRAIN_S)  # what it sent before is read by now: perhaps only we were slow
             if any(lane.still_silent() for lane in self._lanes):
                 raise Unavailable("JetStream does not answer our requests any more")
 
@@ -182,7 +182,7 @@ class NatsJetStream(NatsBus):
             async with asyncio.timeout(DRAIN_S):
                 for token in returned:
                     await client.publish(token, b"-NAK")
-                await client.flush(timeout=int(DRAIN_S))
+                await flush(client, DRAIN_S)
         except (TimeoutError, NatsError) as error:
             _log.warning("server gone before the last acks were sent: these come again", error=str(error))
 

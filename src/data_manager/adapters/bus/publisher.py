@@ -21,7 +21,7 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext, api
 from nats.js import errors as js_errors
 
-from data_manager.adapters.bus.connection import NatsAccess, opened, translated
+from data_manager.adapters.bus.connection import NatsAccess, flush, opened, translated
 from data_manager.adapters.bus.nats_stream import has_jetstream
 from data_manager.domain.errors import Invalid, Unavailable
 
@@ -76,7 +76,7 @@ class NatsPublisher:
         """
         with translated("publishing"):
             await self._settle()
-            await self._client.flush(timeout=int(_ACK_S))
+            await flush(self._client, _ACK_S)
             if self._stream is None:
                 return
             await self._wait_for_sequence()
@@ -86,7 +86,7 @@ class NatsPublisher:
         count, self._sent, self._sent_bytes = self._sent, 0, 0
         if self._stream is None:
             await self._client.publish(self._subject, payload)
-            await self._client.flush(timeout=int(_ACK_S))
+            await flush(self._client, _ACK_S)
             return
         await self._settle()
         self._ahead = (await self._js.publish_async(self._subject, payload), count)

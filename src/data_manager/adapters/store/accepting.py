@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from data_manager.domain.batch import Batch, joined, key_parts, live_rows, ranks
-from data_manager.domain.columns import Ints, Mask
+from data_manager.domain.batch import Batch, event_ms_of, joined, key_parts, live_rows, ranks
+from data_manager.domain.columns import Mask
 from data_manager.domain.dataset import Keep, Series
 from data_manager.ports import Receipt
 
@@ -93,19 +93,13 @@ def _pairs(given: Batch, known: Batch) -> tuple[NDArray[np.int64], NDArray[np.in
 def _better(given: Batch, known: Batch) -> Mask:
     """Per pair: the given row is more final than the known one and says something else."""
     given_rank, known_rank = ranks(given), ranks(known)
-    later = _event_ms(given) > _event_ms(known)
+    later = event_ms_of(given) > event_ms_of(known)
     better: Mask = (given_rank > known_rank) | ((given_rank == known_rank) & later)
     unlike = np.zeros(len(given), np.bool_)
     for name, column in given.columns.items():
         if name not in ("received_ms", "origin", "event_ms"):
             unlike |= ~column.same(known.columns[name])
     return better & unlike
-
-
-def _event_ms(batch: Batch) -> NDArray[np.int64]:
-    column = batch.columns["event_ms"]
-    assert isinstance(column, Ints)
-    return column.filled(-1)
 
 
 def _live_changes(
@@ -121,8 +115,8 @@ def _live_changes(
         held = live.get(series)
         newer = is_open & (rows.key > last_closed)
         if held is not None:
-            held_key, held_ms = int(held.key[0]), int(_event_ms(held)[0])
-            newer &= (rows.key > held_key) | ((rows.key == held_key) & (_event_ms(rows) > held_ms))
+            held_key, held_ms = int(held.key[0]), int(event_ms_of(held)[0])
+            newer &= (rows.key > held_key) | ((rows.key == held_key) & (event_ms_of(rows) > held_ms))
         if newer.any():
             changes[series] = int(newer.sum()), rows.take(np.flatnonzero(newer)[-1:])
         elif held is not None and int(held.key[0]) <= last_closed:
