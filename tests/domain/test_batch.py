@@ -93,7 +93,15 @@ def test_a_placeholder_trade_is_a_fact_and_a_price_of_zero_is_not() -> None:
 
 
 def test_states_of_an_open_candle_stay_in_order_and_each_only_once() -> None:
-    states = [candle(0, close, closed=False, event_ms=BASE_MS + ms) for close, ms in (("3", 250), ("2", 0), ("4", 500), ("3", 250))]
+    states = [
+        candle(0, close, closed=False, event_ms=BASE_MS + ms)
+        for close, ms in (("3", 250), ("2", 0), ("4", 500), ("3", 250))
+    ]
     packed = pack(CANDLE, "um", [*states, candle(0, "5")], [7] * 5, STREAM)
-    assert [(row["closed"], row["close"]) for row in packed.batch.rows()] == [(True, "5"), (False, "2"), (False, "3"), (False, "4")]
+    assert [(row["closed"], row["close"]) for row in packed.batch.rows()] == [
+        (True, "5"),
+        (False, "2"),
+        (False, "3"),
+        (False, "4"),
+    ]
     assert packed.repeated == 1

@@ -45,8 +45,8 @@ def shown(outcome: Outcome) -> dict[str, Any]:
     if isinstance(outcome, Rejected):
         return {"rejected": outcome.reason, "field": outcome.field, "message": str(outcome)}
     assert isinstance(outcome, Event)
-    plain: dict[str, Any] = msgspec.to_builtins(msgspec.structs.asdict(outcome))
-    return {"dataset": DATASET_OF[type(outcome)].name, **msgspec.json.decode(msgspec.json.encode(plain))}
+    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(msgspec.structs.asdict(outcome)))
+    return {"dataset": DATASET_OF[type(outcome)].name, **plain}
 
 
 def load(path: Path) -> Sample:

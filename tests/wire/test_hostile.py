@@ -55,7 +55,8 @@ def _check_event(event: Event, market: str) -> None:
         elif field.kind is Kind.FLAG:
             assert type(value) is bool
         elif field.kind is Kind.LEVELS:
-            assert all(isinstance(text, str) for level in value for text in level)
+            pairs = msgspec.json.decode(value) if isinstance(value, msgspec.Raw) else value
+            assert all(isinstance(text, str) for level in pairs for text in level)
         else:
             assert isinstance(value, str)
             assert field.kind is not Kind.TEXT or len(value) <= 32

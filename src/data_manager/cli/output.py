@@ -61,7 +61,8 @@ def _facts(error: Exception) -> dict[str, Any]:
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__).lower()
     code = words if isinstance(error, DataManagerError) else "usage"
     field = getattr(error, "field", None) or getattr(error, "name", None)  # the caller's, or the operator's
-    return {"code": code, "message": str(error), "field": field, "valid": getattr(error, "rule", None)}
+    message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+    return {"code": code, "message": message, "field": field, "valid": getattr(error, "rule", None)}
 
 
 def quiet_logs() -> None:

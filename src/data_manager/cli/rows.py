@@ -147,9 +147,7 @@ def _say_about(page: "Page", series: "Series", *, as_json: bool) -> None:
         }
         say_json(about, err=True)
         return
-    typer.echo(
-        f"{len(page.rows)} rows of {series.id}; how complete they are is unknown: nothing audited them", err=True
-    )
+    typer.echo(f"{series.id}: {len(page.rows)} rows; not audited yet, so what is missing is unknown", err=True)
     if page.next_cursor:
         typer.echo(f"more follow: raise --limit, or go on with --cursor {page.next_cursor}", err=True)
 

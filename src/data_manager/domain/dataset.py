@@ -12,7 +12,7 @@ from functools import cached_property, lru_cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from data_manager.domain.continuity import Continuity
 from data_manager.domain.errors import BadQuery
@@ -117,15 +117,14 @@ class Dataset(Struct, frozen=True, kw_only=True, dict=True, eq=False):
 
 
 def _field(name: str, hint: Any) -> Field:
-    options = [option for option in get_args(hint) if option is not NoneType] if _is_union(hint) else [hint]
-    optional = _is_union(hint)
-    bare = options[0]
+    options = get_args(hint) if _is_union(hint) else (hint,)
+    bare = Levels if Raw in options else next(option for option in options if option is not NoneType)
     if get_origin(bare) is Annotated:
         bare = get_args(bare)[0]
     kinds: dict[Any, Kind] = {
         int: Kind.INT, Number: Kind.NUMBER, str: Kind.TEXT, bool: Kind.FLAG, Levels: Kind.LEVELS, float: Kind.FLOAT,
     }  # fmt: skip
-    return Field(name, kinds[bare], optional)
+    return Field(name, kinds[bare], NoneType in options)
 
 
 def _is_union(hint: Any) -> bool:

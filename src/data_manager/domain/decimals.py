@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from msgspec import DecodeError, Raw
+from msgspec.json import Decoder as JsonDecoder
 from numpy.typing import NDArray
 
 from data_manager.domain.columns import Index, Mask, absent_of, join_masks, same_absent, take_mask
@@ -153,11 +155,15 @@ def parse_decimals(texts: Sequence[str | None]) -> tuple[Decimals, dict[int, str
         array = pa.array(texts, pa.string())
     except UnicodeEncodeError:
         return _parse_each(texts)
-    absent = absent_of(texts)
+    return _parse_array(array, absent_of(texts))
+
+
+def _parse_array(array: pa.Array, absent: Mask | None) -> tuple[Decimals, dict[int, str]]:
+    """The same for an Arrow array of texts, on whole columns. What is not plain is looked at one by one."""
     digits = pc.replace_substring(array, ".", "", max_replacements=1)
     try:
         mantissas = _numpy(pc.cast(digits, pa.int64()))
-        strange = np.zeros(len(texts), np.bool_)
+        strange = np.zeros(len(array), np.bool_)
     except pa.ArrowInvalid:  # at least one is no plain number: find which, so that only those are slow
         plain = pc.and_(
             pc.match_substring_regex(array, r"^-?[0-9]+(\.[0-9]+)?$"), pc.less_equal(pc.binary_length(digits), 18)
@@ -172,7 +178,7 @@ def parse_decimals(texts: Sequence[str | None]) -> tuple[Decimals, dict[int, str
         strange &= ~absent
         scales[absent] = 0
     rows = np.flatnonzero(strange).tolist()
-    odd, broken = _odd_texts({row: texts[row] or "" for row in rows})
+    odd, broken = _odd_texts({row: array[row].as_py() for row in rows})
     mantissas[rows] = 0
     scales[rows] = 0
     return Decimals(mantissas, _narrow_scales(scales), odd, absent), broken
@@ -349,14 +355,54 @@ class Levels:
         return pa.ListArray.from_arrays(pa.array(self.offsets.astype(np.int32)), pairs)
 
 
-def parse_levels(rows: Sequence[Sequence[tuple[str, str]]]) -> tuple[Levels, dict[int, str]]:
-    """Book sides from texts, and by row the rule that one of its numbers breaks."""
-    flat = [text for row in rows for pair in row for text in pair]
-    prices, bad_prices = parse_decimals(flat[0::2])
-    quantities, bad_quantities = parse_decimals(flat[1::2])
-    levels = Levels(np.array([len(row) for row in rows], np.int32), prices, quantities)
-    broken = {
-        int(np.searchsorted(levels.offsets, position, side="right")) - 1: f"every level {rule}"
-        for position, rule in {**bad_prices, **bad_quantities}.items()
-    }
-    return levels, broken
+def parse_levels(rows: Sequence[Any]) -> tuple[Levels, dict[int, str]]:
+    """Book sides from pairs of texts or from the JSON text of such, and by row the rule that it breaks."""
+    sides = [_side_text(row) for row in rows]
+    misshapen = {row: _SIDE_RULE for row, text in enumerate(sides) if text is None}
+    counts = np.array([(text.count(b",") + 1) // 2 if text else 0 for text in sides], np.int32)
+    joined = b",".join(text for text in sides if text)
+    flat = (
+        pc.split_pattern(pa.array([joined.decode()], pa.string()), ",").values if joined else pa.array([], pa.string())
+    )
+    numbers, bad = _parse_array(flat, None)
+    levels = Levels(counts, _narrowed(numbers.take(slice(0, None, 2))), _narrowed(numbers.take(slice(1, None, 2))))
+    rows_of_bad = np.searchsorted(levels.offsets, np.array(list(bad), np.int64) // 2, side="right") - 1
+    broken = {row: f"every level {rule}" for row, rule in zip(rows_of_bad.tolist(), bad.values(), strict=True)}
+    return levels, {**broken, **misshapen}
+
+
+_SIDE_RULE = "must be a list of [price, quantity] pairs of decimal texts"
+_SIDE = JsonDecoder(list[tuple[str, str]])
+
+
+def plain_levels(side: bytes) -> int | None:
+    """How many levels a book side's JSON text has, when it is written as the venue writes it: [["1.5","2"],…].
+
+    None for anything else: other blanks, exponents, other shapes.
+    """
+    skeleton = side.translate(None, b"0123456789.-")
+    count = len(skeleton) // 8
+    return count if skeleton == b"[" + (b'["",""],' * count)[:-1] + b"]" else None
+
+
+def _side_text(side: Any) -> bytes | None:
+    """A side's numbers joined by commas; None when it is no list of pairs of texts."""
+    if isinstance(side, Raw):
+        text = bytes(side)
+        if plain_levels(text) is not None:
+            return text.translate(None, b'[]"')
+        try:
+            side = _SIDE.decode(text)
+        except (DecodeError, RecursionError):
+            return None
+    numbers = [number for pair in side for number in pair]
+    try:
+        text = ",".join(numbers).encode()
+    except UnicodeEncodeError:
+        return None
+    return text if text.count(b",") == max(len(numbers) - 1, 0) and all(numbers) else None
+
+
+def _narrowed(column: Decimals) -> Decimals:
+    """The same, with one scale for all rows where they agree."""
+    return Decimals(column.mantissas, _narrow_scales(column.scale_array().astype(np.int64)), column.odd)

@@ -7,7 +7,7 @@ and their types are the columns' kinds:
     Number       the venue's decimal text    never a float on its way to the disk
     str          a short text, few distinct values
     bool         a flag
-    Levels       a book side: (price, quantity) pairs
+    Levels       a book side
     float        derived figures only
     … | None     the venue may not say; None is "absent", which 0 never is
 
@@ -16,13 +16,15 @@ event_ms is the venue's clock. received_ms (ours) and origin (stream, job or fil
 
 from typing import Annotated, NewType
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Raw, Struct
 
 from data_manager.domain.errors import Rejected
 from data_manager.domain.time import EARLIEST_MS, LATEST_MS
 
 Number = NewType("Number", str)
-Levels = list[tuple[Number, Number]]
+Pairs = list[tuple[Number, Number]]
+Levels = Pairs | Raw
+"""A book side: (price, quantity) pairs, or the venue's JSON text of them, which is read later, on whole columns."""
 Ms = Annotated[int, Meta(ge=EARLIEST_MS, lt=LATEST_MS)]
 Id = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 

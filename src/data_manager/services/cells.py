@@ -126,7 +126,9 @@ def _is_regular(column: Ints | Decimals) -> bool:
 def _regular(columns: Sequence[Ints | Decimals]) -> list[tuple[Piece, ...]]:
     if not columns:
         return []
-    scales = [column.scales if isinstance(column, Decimals) and isinstance(column.scales, int) else 0 for column in columns]
+    scales = [
+        column.scales if isinstance(column, Decimals) and isinstance(column.scales, int) else 0 for column in columns
+    ]
     parts = [column.values if isinstance(column, Ints) else column.mantissas for column in columns]
     signed = np.concatenate(parts).reshape(len(parts), -1)
     negative = (signed < 0) if signed.size and int(signed.min()) < 0 else None

@@ -52,6 +52,7 @@ class Decoder:
             words.WireFundingRate: words.finish_funding_rate,
             words.WireForceOrder: words.finish_force_order,
             words.WireDepthUpdate: partial(books.finish_depth_update, market=market),
+            words.WireDepthText: partial(books.finish_depth_text, market=market),
             words.WireBook: books.finish_book,
             words.WireSpotBookTicker: books.finish_spot_book_ticker,
         }  # the other kinds are events as they are
@@ -160,7 +161,7 @@ def _pair(row: Any, **more: tuple[Any, Any]) -> _Readers:
 
 
 _LABEL = (words.Label, "")
-_TAGGED = _pair(Union[(*words.TAGGED, list[Raw])], label=_LABEL)  # every tagged kind names its own time
+_TAGGED = _pair(Union[(*words.QUICK, list[Raw])], label=_LABEL)  # every tagged kind names its own time
 _BOOK = _pair(words.WireBook, label=_LABEL, sent=(datetime | None, None))
 _BOOK_TICKER = _pair(words.WireSpotBookTicker, label=_LABEL, sent=(datetime | None, None))
 

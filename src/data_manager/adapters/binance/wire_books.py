@@ -11,18 +11,21 @@ from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any
 
+from msgspec.json import Decoder as JsonDecoder
 from msgspec.structs import force_setattr
 
 from data_manager.adapters.binance.wire_words import Place
+from data_manager.domain.decimals import plain_levels
 from data_manager.domain.errors import Invalid, Rejected, UnknownKind
-from data_manager.domain.events import Depth, DepthUpdate, Event, Levels
+from data_manager.domain.events import Depth, Event, Pairs
 
 _MOST_LEVELS = 20
+_SIDE = JsonDecoder(list[tuple[str, str]])
 _LABEL = re.compile(r"[^@]*@(?P<kind>depth|rpiDepth)(?P<levels>\d{0,3})(?:@.*)?")
 
 
-def finish_depth_update(update: DepthUpdate, place: Place, *, market: str) -> Event | Rejected:
-    """A whole book as Depth, a change as it is. A futures change without pu cannot be chained and is refused."""
+def finish_depth_update(update: Any, place: Place, *, market: str) -> Event | Rejected:
+    """A whole book as Depth, a change as it is; its levels are pairs. A futures change without pu cannot be chained and is refused."""
     kind, most = _named(place.label)
     if kind == "rpiDepth":
         return UnknownKind(f"{place.label}: no dataset takes books with retail-price-improvement orders")
@@ -35,7 +38,24 @@ def finish_depth_update(update: DepthUpdate, place: Place, *, market: str) -> Ev
             )  # fmt: skip
     if update.previous_update_id is None and market != "spot":
         return Invalid(place.path("pu"), None, f"must name the update before (MARKET is {market}, and futures name it)")
-    return update
+    event: Event = update
+    return event
+
+
+def finish_depth_text(update: Any, place: Place, *, market: str) -> Event | Rejected:
+    """The same for levels left as text. Where they are not written as the venue writes them, the closer look decides."""
+    bids, asks = plain_levels(bytes(update.bids)), plain_levels(bytes(update.asks))
+    if bids is None or asks is None:
+        return Invalid(place.path("b" if bids is None else "a"), None, "is not written as the venue writes it")
+    _, most = _named(place.label)
+    if 2 <= bids <= most and asks <= most:  # small enough for a whole book: then the levels decide
+        force_setattr(update, "bids", _SIDE.decode(update.bids))
+        force_setattr(update, "asks", _SIDE.decode(update.asks))
+        return finish_depth_update(update, place, market=market)
+    if _named(place.label)[0] == "rpiDepth" or (update.previous_update_id is None and market != "spot"):
+        return finish_depth_update(update, place, market=market)
+    event: Event = update
+    return event
 
 
 def finish_book(book: Any, place: Place) -> Event | Rejected:
@@ -64,7 +84,7 @@ def label_symbol(label: str) -> str | None:
     return symbol.upper() if at and symbol and not symbol.startswith("!") else None
 
 
-def best_first(bids: Levels, asks: Levels) -> tuple[Levels, Levels]:
+def best_first(bids: Pairs, asks: Pairs) -> tuple[Pairs, Pairs]:
     """Both sides by exact price: bids fall from the best, asks rise. Where a price is no number both stay as they are;
     the column check names it."""
     if _in_order(bids, asks):
@@ -90,7 +110,7 @@ def _named(label: str) -> tuple[str | None, int]:
     return found["kind"], min(int(found["levels"] or 0), _MOST_LEVELS)
 
 
-def _may_be_whole(update: DepthUpdate, most: int) -> bool:
+def _may_be_whole(update: Any, most: int) -> bool:
     """Whether nothing but the order of the bids is left to ask: pu, at least two bids of which the second is lower,
     no more than most a side, none zero."""
     bids, asks = update.bids, update.asks
@@ -106,7 +126,7 @@ def _may_be_whole(update: DepthUpdate, most: int) -> bool:
 _ZEROS = frozenset(("0", *(f"0.{'0' * decimals}" for decimals in range(1, 19))))
 
 
-def _in_order(bids: Levels, asks: Levels) -> bool:
+def _in_order(bids: Pairs, asks: Pairs) -> bool:
     """Whether prices fall all the way from the highest ask to the lowest bid. Never True where they do not, and cheap:
     numbers written with as many digits before and after the point have the order of their texts."""
     prices = [price for price, _ in asks]

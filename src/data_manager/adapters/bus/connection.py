@@ -290,6 +290,8 @@ def translated(doing: str, reasons: list[str] | None = None) -> Iterator[None]:
 
 def _in_words(error: Exception) -> str:
     """Never empty, and without the driver's prefix."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
     return str(error).removeprefix("nats: ").strip("'") or type(error).__name__
 
 

@@ -81,7 +81,10 @@ class Lane(asyncio.Future[Any]):
         await self._client.publish(self._next, msgspec.json.encode(body), reply=f"{self._inbox}.{self._request}")
 
     async def drain(self) -> None:
-        """Unsubscribe and collect what the server had sent by then."""
+        """Unsubscribe and collect what the server had sent by then.
+
+        nats-py forgets a subscription a moment before the server does: what comes in that moment comes again.
+        """
         if self._subscription is not None:
             await self._subscription.drain()  # type: ignore[no-untyped-call]  # nats-py annotates only some methods
 
