@@ -124,6 +124,7 @@ class Service:
 
         gc.collect()
         gc.freeze()  # what is loaded by now stays: the collector need not look at it again
+        gc.set_threshold(100_000, 50, 100)  # a flush makes many objects that all go together
         servers = self._servers()
         async with asyncio.TaskGroup() as group:
             ingesting = group.create_task(self._ingest(), name="ingest")

@@ -259,4 +259,5 @@ class Texts:
         return [words[code] for code in self.codes.tolist()]
 
     def arrow(self) -> pa.Array:
-        return pa.array(self.values_list(), pa.string())
+        words = pa.array([*self.words, None], pa.string())
+        return words.take(pa.array(np.where(self.codes < 0, len(self.words), self.codes)))

@@ -292,6 +292,8 @@ def _in_words(error: Exception) -> str:
     """Never empty, and without the driver's prefix."""
     if isinstance(error, TimeoutError):
         return "no answer in time"
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused"
     return str(error).removeprefix("nats: ").strip("'") or type(error).__name__
 
 
