@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_manager.domain.decimals import Decimals, Levels, parse_decimals, parse_levels
+from data_manager.domain.decimals import Decimals, parse_decimals
 
 plain = st.decimals(allow_nan=False, allow_infinity=False, places=None, min_value=-(10**15), max_value=10**15).map(
     lambda number: format(number, "f")
@@ -80,23 +80,3 @@ def test_arrow_holds_the_same_numbers(texts: list[str | None]) -> None:
     assert [None if value is None else Decimal(value) for value in shown] == [
         None if text is None else Decimal(text) for text in texts
     ]
-
-
-sides = st.lists(st.lists(st.tuples(numbers, numbers), max_size=4), max_size=6)
-
-
-@given(sides, st.data())
-def test_levels_keep_their_pairs(rows: list[list[tuple[str, str]]], data: st.DataObject) -> None:
-    levels, broken = parse_levels(rows)
-    assert not broken
-    assert levels.values_list() == rows
-    assert Levels.joined([levels, levels]).values_list() == rows + rows
-    chosen = data.draw(st.lists(st.integers(0, max(0, len(rows) - 1)), max_size=8)) if rows else []
-    assert levels.take(np.array(chosen, np.int64)).values_list() == [rows[row] for row in chosen]
-    assert levels.take(slice(1, 3)).values_list() == rows[1:3]
-    assert levels.same(levels).all()
-
-
-def test_a_broken_level_names_its_row() -> None:
-    _, broken = parse_levels([[("1", "2")], [], [("3", "4"), ("x", "5")]])
-    assert list(broken) == [2]

@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from data_manager.domain.columns import Column, Flags, Floats, Index, Ints, Mask, Texts
 from data_manager.domain.dataset import Dataset, Field, Keep, Kind, Series
-from data_manager.domain.decimals import Decimals, Levels, parse_decimals, parse_levels
+from data_manager.domain.decimals import Decimals, parse_decimals
 from data_manager.domain.errors import Invalid
 from data_manager.domain.events import Event
+from data_manager.domain.levels import parse_levels
 
 STREAM = "stream"
 """Origin of rows that came live over the bus. Everything else is history: rest:…, archive:…, job:…."""
@@ -282,6 +283,3 @@ def _ordinal(column: Column) -> NDArray[np.int64]:
         values = [format(column.decimal(row).normalize(), "f") for row in range(len(column))]
     order = {value: position for position, value in enumerate(sorted(set(values)))}
     return np.array([order[value] for value in values], np.int64)
-
-
-__all__ = ["STREAM", "Batch", "Levels", "Packed", "Refused", "build", "empty", "joined", "live_rows", "pack", "settle"]

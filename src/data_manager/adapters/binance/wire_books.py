@@ -15,9 +15,9 @@ from msgspec.json import Decoder as JsonDecoder
 from msgspec.structs import force_setattr
 
 from data_manager.adapters.binance.wire_words import Place
-from data_manager.domain.decimals import plain_levels
 from data_manager.domain.errors import Invalid, Rejected, UnknownKind
 from data_manager.domain.events import Depth, Event, Pairs
+from data_manager.domain.levels import plain_levels
 
 _MOST_LEVELS = 20
 _SIDE = JsonDecoder(list[tuple[str, str]])
@@ -25,7 +25,10 @@ _LABEL = re.compile(r"[^@]*@(?P<kind>depth|rpiDepth)(?P<levels>\d{0,3})(?:@.*)?"
 
 
 def finish_depth_update(update: Any, place: Place, *, market: str) -> Event | Rejected:
-    """A whole book as Depth, a change as it is; its levels are pairs. A futures change without pu cannot be chained and is refused."""
+    """A whole book as Depth, a change as it is; its levels are pairs.
+
+    A futures change without pu cannot be chained and is refused.
+    """
     kind, most = _named(place.label)
     if kind == "rpiDepth":
         return UnknownKind(f"{place.label}: no dataset takes books with retail-price-improvement orders")
@@ -43,7 +46,7 @@ def finish_depth_update(update: Any, place: Place, *, market: str) -> Event | Re
 
 
 def finish_depth_text(update: Any, place: Place, *, market: str) -> Event | Rejected:
-    """The same for levels left as text. Where they are not written as the venue writes them, the closer look decides."""
+    """The same for levels left as text. Where they are written in another way, the closer look decides."""
     bids, asks = plain_levels(bytes(update.bids)), plain_levels(bytes(update.asks))
     if bids is None or asks is None:
         return Invalid(place.path("b" if bids is None else "a"), None, "is not written as the venue writes it")
