@@ -33,3 +33,10 @@ async def eventually(check: Check, *, within_s: float = 10.0, what: str = "") ->
             return
         assert time.monotonic() < deadline, f"not within {within_s} s: {what or check}"
         await asyncio.sleep(0.01)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever uses the recordings is marked so: `-m "not recordings"` runs the rest."""
+    for item in items:
+        if "recordings" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.recordings)

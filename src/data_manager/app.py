@@ -10,6 +10,7 @@ import asyncio
 import gc
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
@@ -47,6 +48,7 @@ async def run(settings: Settings, *, own_server: bool, say: Callable[[str], None
     something cannot be opened; on the way out everything taken from the bus is stored and acknowledged.
     """
     telemetry.configure_logging(settings.log_level, settings.log_format)
+    structlog.contextvars.bind_contextvars(environment=settings.environment)
     async with AsyncExitStack() as stack:
         service = await _open(settings, stack, own_server=own_server)
         stopping = asyncio.Event()
@@ -82,7 +84,7 @@ async def _open(settings: Settings, stack: AsyncExitStack, *, own_server: bool) 
     )
     stack.push_async_callback(meta.close)
     bus = open_bus(
-        _access(settings, [server.url] if server else settings.nats_servers),
+        nats_access(settings, [server.url] if server else settings.nats_servers),
         settings.nats_consumer_subject,
         mode=settings.nats_mode,
         clock=_CLOCK,
@@ -124,6 +126,7 @@ class Service:
 
         gc.collect()
         gc.freeze()  # what is loaded by now stays: the collector need not look at it again
+        sys.setswitchinterval(0.001)  # the loop waits at most so long for a thread that is at work in Python
         gc.set_threshold(100_000, 50, 100)  # a flush makes many objects that all go together
         servers = self._servers()
         async with asyncio.TaskGroup() as group:
@@ -314,12 +317,20 @@ def _banner(settings: Settings, service: Service) -> str:
     return "\n".join(lines)
 
 
-def _access(settings: Settings, urls: Sequence[str]) -> NatsAccess:
+def nats_access(settings: Settings, urls: Sequence[str]) -> NatsAccess:
+    """How to reach these servers with the settings' logins and patience."""
     from data_manager.adapters.bus.connection import NatsAccess
 
     attempts = settings.nats_max_reconnect_attempts
     return NatsAccess(
         urls=tuple(urls),
+        user=settings.nats_user,
+        password=settings.nats_password,
+        token=settings.nats_token,
+        creds_file=settings.nats_creds_file,
+        tls_ca_file=settings.nats_tls_ca_file,
+        tls_cert_file=settings.nats_tls_cert_file,
+        tls_key_file=settings.nats_tls_key_file,
         connect_timeout_s=settings.nats_connect_timeout,
         reconnect_wait_s=settings.nats_reconnect_time_wait,
         reconnect_attempts_max=None if attempts < 0 else attempts,
@@ -364,7 +375,9 @@ async def replay(
     from data_manager.services.replay import Replay, ReplayOptions
 
     options = ReplayOptions(form="raw" if raw else "envelope", speed=speed, merge=merge)
-    async with open_publisher(_access(settings, settings.nats_servers), settings.nats_consumer_subject) as publisher:
+    async with open_publisher(
+        nats_access(settings, settings.nats_servers), settings.nats_consumer_subject
+    ) as publisher:
         work = Replay(files, publisher, clock=_CLOCK, options=options, on_progress=progress)
         loop = asyncio.get_running_loop()
         for one in (signal.SIGINT, signal.SIGTERM):

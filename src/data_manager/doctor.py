@@ -176,17 +176,10 @@ async def _server_binary(settings: Settings) -> Check:
 async def _nats(settings: Settings) -> Check:
     """Whether a server of NATS_URL answers and lets us in, and whether it has JetStream."""
     from data_manager.adapters.bus import connection, nats_stream  # noqa: PLC0415 - a broken package is a finding
+    from data_manager.app import nats_access  # noqa: PLC0415 - likewise
 
-    access = connection.NatsAccess(
-        urls=tuple(settings.nats_servers),
-        user=settings.nats_user,
-        password=settings.nats_password,
-        token=settings.nats_token,
-        creds_file=settings.nats_creds_file,
-        tls_ca_file=settings.nats_tls_ca_file,
-        tls_cert_file=settings.nats_tls_cert_file,
-        tls_key_file=settings.nats_tls_key_file,
-        connect_timeout_s=min(3.0, settings.nats_connect_timeout),
+    access = replace(
+        nats_access(settings, settings.nats_servers), connect_timeout_s=min(3.0, settings.nats_connect_timeout)
     )
     try:
         async with connection.opened(access, access.urls, _quiet) as (client, _):

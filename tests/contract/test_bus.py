@@ -21,7 +21,7 @@ from data_manager.adapters.bus.opening import open_bus
 from data_manager.domain.errors import BadSetting, Unavailable
 from data_manager.ports import Bus, Clock, Delivery, Dropped
 from tests.conftest import eventually
-from tests.servers import SteppingClock, WallClock, access_to, client_of, fresh, free_port, own_server, running_server
+from tests.servers import SteppingClock, WallClock, access_to, client_of, free_port, fresh, own_server, running_server
 
 QUIET_S = 0.05
 
@@ -165,6 +165,7 @@ async def test_what_came_while_the_caller_was_busy_is_one_list(place: Place) -> 
 
 
 async def test_stop_hands_over_what_was_taken_and_ends(place: Place) -> None:
+    place.stream = msgspec.structs.replace(place.stream, ack_wait_s=2.0)
     async with AsyncExitStack() as stack:
         bus = await stack.enter_async_context(place.ready_bus())
         await publish(place.server, place.subject, numbered(3_000))
@@ -175,7 +176,7 @@ async def test_stop_hands_over_what_was_taken_and_ends(place: Place) -> None:
             first += batch
             await bus.ack(batch)
         await bus.close()
-        if place.mode.endswith("jetstream"):  # what was not taken is there for the next one, at once
+        if place.mode.endswith("jetstream"):  # what was not taken is there for the next one
             successor = await stack.enter_async_context(place.ready_bus())
             first += await take(successor, 3_000 - len(first))
         assert sorted(payloads_of(first), key=int) == numbered(3_000)
@@ -377,6 +378,24 @@ async def test_nothing_is_lost_when_the_server_is_killed_under_load(tmp_path: Pa
         assert len(stored) > 1_500
 
 
+async def test_a_server_that_falls_silent_is_noticed_and_taken_back(tmp_path: Path) -> None:
+    async with own_server(tmp_path) as server:
+        place = Place(server, "jetstream")
+        place.stream = msgspec.structs.replace(place.stream, heartbeat_s=0.2)
+        async with place.ready_bus() as bus:
+            server.freeze()
+
+            async def is_noticed() -> bool:
+                return not (await bus.state()).connected
+
+            await eventually(is_noticed, what="the silence noticed")
+            assert (await bus.state()).reason == "JetStream: no answer in time"
+            server.thaw()
+            await connected(bus)
+            await publish(server, place.subject, numbered(10))
+            assert payloads_of(await take(bus, 10)) == numbered(10)
+
+
 async def test_a_deleted_consumer_is_made_again_and_all_comes_again(durable: Place) -> None:
     async with durable.ready_bus() as bus, client_of(durable.server) as client:
         await publish(durable.server, durable.subject, numbered(10))
@@ -438,7 +457,7 @@ async def test_a_consumer_that_acknowledges_otherwise_is_refused(durable: Place)
         await js.add_stream(name=durable.stream.stream, subjects=[durable.subject])
         await js.add_consumer(durable.stream.stream, durable_name=durable.stream.durable, ack_policy="all")
         async with durable.bus() as bus:
-            with pytest.raises(BadSetting, match="NATS_CONSUMER.*explicit"):
+            with pytest.raises(BadSetting, match=r"NATS_CONSUMER.*explicit"):
                 await take(bus, 1)
 
 

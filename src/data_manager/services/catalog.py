@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from data_manager.ports import Clock, MetaStore, SeriesStatistics, SeriesStore
+import structlog
+
+from data_manager.domain.dataset import Series
+from data_manager.domain.errors import Corrupt
+from data_manager.ports import Clock, Extent, MetaStore, SeriesStatistics, SeriesStore
+
+_log = structlog.get_logger(__name__)
 
 
 async def keep_statistics(store: SeriesStore, meta: MetaStore, clock: Clock, held: dict[str, int]) -> None:
     """Enter rows, first and last time of every series whose row count changed. held: row counts entered before."""
     changed = []
     for series in await store.series():
-        extent = await store.extent(series)
+        extent = await _extent(store, series)
         if extent is not None and held.get(series.id) != extent.rows:
             changed.append(
                 SeriesStatistics(
@@ -23,3 +29,12 @@ async def keep_statistics(store: SeriesStore, meta: MetaStore, clock: Clock, hel
     if changed:
         await meta.keep_statistics(changed)
         held.update((one.series.id, one.rows) for one in changed)
+
+
+async def _extent(store: SeriesStore, series: Series) -> Extent | None:
+    """What is held of a series; None also where damage leaves that unknown."""
+    try:
+        return await store.extent(series)
+    except Corrupt as error:
+        _log.error("a series is damaged: its statistics stay as they were", series=series.id, reason=str(error))
+        return None

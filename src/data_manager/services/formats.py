@@ -24,8 +24,9 @@ import pyarrow.parquet as pq
 from data_manager.domain.batch import Batch
 from data_manager.domain.columns import Column, Flags, Floats, Ints, Mask, Texts
 from data_manager.domain.dataset import Answer
-from data_manager.domain.decimals import Decimals, Levels
+from data_manager.domain.decimals import Decimals
 from data_manager.domain.errors import BadQuery
+from data_manager.domain.levels import Levels
 from data_manager.domain.time import EARLIEST_MS, iso
 from data_manager.services.cells import Member, Piece, lines, numbers, texts, times
 

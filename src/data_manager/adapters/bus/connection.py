@@ -222,7 +222,7 @@ async def flush(client: Client, within_s: float) -> None:
     nats-py's own flush() writes its PING ahead of what still waits in its buffer: that has to be gone first.
     """
     async with asyncio.timeout(within_s):
-        while client.pending_data_size > 0 and not client.is_closed:
+        while client.pending_data_size > 0 and not client.is_closed:  # noqa: ASYNC110 - nats-py has no event for it
             await asyncio.sleep(_TURN_S)
         await client.flush()
 

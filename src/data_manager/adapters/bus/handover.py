@@ -27,8 +27,14 @@ class Arrivals:
         self.ended = False
         self._reader: asyncio.Future[None] | None = None
 
+    def add(self, delivery: Delivery) -> None:
+        """One more."""
+        self.waiting.append(delivery)
+        if self._reader is not None:
+            self.wake()
+
     def wake(self) -> None:
-        """Let the reader look again. Cheap when nobody waits."""
+        """Let the reader look again."""
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
 

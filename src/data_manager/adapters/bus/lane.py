@@ -15,9 +15,6 @@ from nats.js import api
 
 from data_manager.adapters.bus.connection import Arrived
 
-HEARTBEAT_S: Final = 5.0
-"""So often the server says that a request without messages is still known."""
-
 _SILENT_MAX: Final = 3  # heartbeats missed in a row before we stop believing it
 _EXPIRES_S: Final = 60.0
 _TOO_LARGE: Final = "Message Size Exceeds MaxBytes"
@@ -47,7 +44,7 @@ class Lane(asyncio.Future[Any]):
     between, hence no second bound and no slow-consumer drops, and no task switch per message.
     """
 
-    def __init__(self, taker: Taker, client: Client, next_subject: str) -> None:
+    def __init__(self, taker: Taker, client: Client, next_subject: str, heartbeat_s: float) -> None:
         super().__init__()
         self.left = 0  # messages the request under way may still bring
         self.bytes_left = 0
@@ -56,7 +53,8 @@ class Lane(asyncio.Future[Any]):
         self._inbox = client.new_inbox()
         self._request = 0
         self._next = next_subject
-        self._fed = False  # the request under way brought something
+        self._heartbeat_s = heartbeat_s
+        self._asked = 0  # what left was at first
         self._giant = False  # the next message is larger than a whole request of ours
         self._signs = 0  # statuses heard
         self._known = (0, 0, 0)
@@ -64,8 +62,8 @@ class Lane(asyncio.Future[Any]):
         self._subscription: Subscription | None = None
 
     @classmethod
-    async def opened(cls, taker: Taker, client: Client, next_subject: str) -> Self:
-        lane = cls(taker, client, next_subject)
+    async def opened(cls, taker: Taker, client: Client, next_subject: str, heartbeat_s: float) -> Self:
+        lane = cls(taker, client, next_subject, heartbeat_s)
         lane._subscription = await client.subscribe(f"{lane._inbox}.*", future=lane)
         return lane
 
@@ -73,11 +71,11 @@ class Lane(asyncio.Future[Any]):
         """Send a request. Each has its own reply subject, so that a late word about an old one is known as such."""
         self._request += 1
         self._silent = 0
-        self._fed = False
         bound = {"batch": 1} if self._giant else {"batch": rows, "max_bytes": size}
         self._giant = False
-        self.left, self.bytes_left = bound["batch"], size
-        body = bound | {"expires": int(_EXPIRES_S * 1e9), "idle_heartbeat": int(HEARTBEAT_S * 1e9)}
+        self.left = self._asked = bound["batch"]
+        self.bytes_left = size
+        body = bound | {"expires": int(_EXPIRES_S * 1e9), "idle_heartbeat": int(self._heartbeat_s * 1e9)}
         await self._client.publish(self._next, msgspec.json.encode(body), reply=f"{self._inbox}.{self._request}")
 
     async def drain(self) -> None:
@@ -98,7 +96,6 @@ class Lane(asyncio.Future[Any]):
             self._hear(message)
             return
         self.left -= 1
-        self._fed = True
         self.bytes_left -= self._taker.keep(message)
         if self.left == 0:
             self._over()
@@ -110,7 +107,7 @@ class Lane(asyncio.Future[Any]):
         if code == "100" or message.subject != f"{self._inbox}.{self._request}":
             return  # a heartbeat, or about a request that is over
         if code in ("404", "408") or text in _OVER:
-            self._giant = text == _TOO_LARGE and not self._fed
+            self._giant = text == _TOO_LARGE and self.left == self._asked
             self._over()
         else:
             self._taker.lose(f"{code} {text}".strip())

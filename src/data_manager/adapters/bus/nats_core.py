@@ -107,11 +107,10 @@ class _Bounded(Arrivals):
     def put(self, subject: str, payload: bytes) -> None:
         """Add one, dropping the oldest while there are too many. Must not raise: the reader calls."""
         self.last_ms = now_ms = self._clock.now_ms()
-        self.waiting.append(Delivery(subject, payload, now_ms))
+        self.add(Delivery(subject, payload, now_ms))
         self._bytes += len(payload)
         while len(self.waiting) > self._rows_max or self._bytes > self._bytes_max:
             self._drop_oldest()
-        self.wake()
 
     def take(self) -> list[Delivery]:
         """Everything that waits."""

@@ -24,7 +24,7 @@ from nats.js import JetStreamContext, api
 
 from data_manager.adapters.bus.connection import Arrived, NatsConnection, flush, translated
 from data_manager.adapters.bus.handover import DRAIN_S, Arrivals, NatsBus
-from data_manager.adapters.bus.lane import HEARTBEAT_S, Lane
+from data_manager.adapters.bus.lane import Lane
 from data_manager.adapters.bus.nats_stream import Standing, StreamOptions, ensure, look
 from data_manager.domain.errors import Unavailable
 from data_manager.ports import BusState, Clock, Delivery, Dropped
@@ -45,6 +45,7 @@ class NatsJetStream(NatsBus):
     ) -> None:
         super().__init__(connection, subject, clock, Arrivals())
         self._options = options or StreamOptions()
+        self._heartbeat_s = self._options.heartbeat_s
         self._in_hand: dict[str, int] = {}  # token -> bytes
         self._bytes_in_hand = 0
         self._stale: set[str] = set()  # tokens in hand whose stream is gone: their sequences now mean other messages
@@ -54,7 +55,6 @@ class NatsJetStream(NatsBus):
         self._born: str | None = None
         self._js: JetStreamContext | None = None
         self._next = f"{api.DEFAULT_PREFIX}.CONSUMER.MSG.NEXT.{self._options.stream}.{self._options.durable}"
-        self._newest = ""  # token of the message received last
         self._discarded = _Discarded()
 
     @property
@@ -101,9 +101,7 @@ class NatsJetStream(NatsBus):
         size = len(payload) + len(token) + len(message.subject)
         self._in_hand[token] = size
         self._bytes_in_hand += size
-        self._newest = token
-        self._arrivals.waiting.append(Delivery(message.subject, payload, self._clock.now_ms(), token))
-        self._arrivals.wake()
+        self._arrivals.add(Delivery(message.subject, payload, self._clock.now_ms(), token))
         return size
 
     def ask_again(self) -> None:
@@ -120,14 +118,14 @@ class NatsJetStream(NatsBus):
         self._js = client.jetstream(timeout=DRAIN_S * 2)
         self._meet(await ensure(self._js, self._subject, self._options))
         with translated("JetStream"):
-            self._lanes = [await Lane.opened(self, client, self._next) for _ in range(_LANES)]
+            self._lanes = [await Lane.opened(self, client, self._next, self._heartbeat_s) for _ in range(_LANES)]
             self._connection.up()
             await self._pull(client)
             await self._drain()
 
     async def _pull(self, client: Client) -> None:
         """Keep requests under way while there is credit, until stop(). Raises Unavailable when they go unanswered."""
-        watch = asyncio.get_running_loop().time() + HEARTBEAT_S
+        watch = asyncio.get_running_loop().time() + self._heartbeat_s
         while not self._stopping.is_set():
             if self._lost is not None:
                 raise Unavailable(f"JetStream: {self._lost}")
@@ -136,7 +134,7 @@ class NatsJetStream(NatsBus):
             await self._nudged(watch)
             if asyncio.get_running_loop().time() >= watch:
                 await self._listen(client)
-                watch = asyncio.get_running_loop().time() + HEARTBEAT_S
+                watch = asyncio.get_running_loop().time() + self._heartbeat_s
 
     async def _ask(self, client: Client) -> None:
         rows_max, bytes_max = self._options.in_flight_max, self._options.in_flight_bytes_max
@@ -212,7 +210,7 @@ class NatsJetStream(NatsBus):
             self._stale = set(self._in_hand)
             self._discarded.forget()
         self._born = standing.born
-        self._discarded.note(standing, self._newest, self._clock.now_ms())
+        self._discarded.note(standing, next(reversed(self._in_hand), None), self._clock.now_ms())
 
     async def _pending(self) -> int | None:
         if not self._connection.connected or self._js is None:
@@ -222,7 +220,7 @@ class NatsJetStream(NatsBus):
                 standing = await look(self._js, self._options)
         except (TimeoutError, Unavailable):
             return None
-        self._discarded.note(standing, self._newest, self._clock.now_ms())
+        self._discarded.note(standing, next(reversed(self._in_hand), None), self._clock.now_ms())
         return standing.pending
 
 
@@ -234,13 +232,13 @@ class _Discarded:
         self._told_to = 0
         self._news: list[Dropped] = []
 
-    def note(self, standing: Standing, newest: str, now_ms: int) -> None:
-        """Look for missing sequences. newest is the token of the message received last, if any was."""
+    def note(self, standing: Standing, newest: str | None, now_ms: int) -> None:
+        """Look for missing sequences. newest is the token of the newest message in hand."""
         missing = standing.first - max(standing.unread_from, self._told_to)
         if missing > 0 and standing.unread_from > 1:  # a consumer that never read had no claim on what was before it
             self.total += missing
             self._told_to = standing.first
-            first_ms = _stored_ms(newest) if newest else standing.read_ms
+            first_ms = standing.read_ms if newest is None else _stored_ms(newest)
             self._news.append(Dropped(missing, first_ms, now_ms))
             _log.error("the stream discarded messages unread: raise NATS_STREAM_MAX_BYTES", count=missing)
 

@@ -33,8 +33,9 @@ import structlog
 from data_manager.domain.errors import BadSetting, Conflict, Unavailable
 
 _START_S: Final = 10.0
-_STOP_S: Final = 5.0
+_KILL_S: Final = 5.0
 _POLL_S: Final = 0.01
+_WATCH_S: Final = 0.2
 _LOG_TAIL_BYTES: Final = 4_096
 
 # Runs in the child, before it becomes nats-server: ask the kernel for SIGTERM when the parent dies (Linux's
@@ -78,6 +79,11 @@ class NatsServer:
         return self._process is not None and self._process.poll() is None
 
     @property
+    def pid(self) -> int | None:
+        """Of the process; None while there is none."""
+        return None if self._process is None else self._process.pid
+
+    @property
     def log_file(self) -> Path:
         """Its log."""
         return self.folder / "nats-server.log"
@@ -101,13 +107,21 @@ class NatsServer:
             raise
         _log.info("nats-server started", url=self.url, pid=self._process.pid, folder=str(self.folder))
 
-    async def stop(self) -> None:
-        """Ask it to end, wait, and kill it when it does not."""
-        await self._end(signal.SIGTERM)
+    async def keep(self) -> None:
+        """Start it again whenever it ends by itself, until cancelled. Raises what start() raises."""
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            if self._process is not None and not self.running:
+                _log.error("nats-server ended by itself: starting it again", code=self._process.returncode)
+                await self.start()
+
+    async def stop(self, within_s: float = 5.0) -> None:
+        """Ask it to end, and kill it when it does not."""
+        await self._end(signal.SIGTERM, within_s)
 
     async def kill(self) -> None:
         """SIGKILL: no farewell, nothing flushed."""
-        await self._end(signal.SIGKILL)
+        await self._end(signal.SIGKILL, _KILL_S)
 
     def freeze(self) -> None:
         """SIGSTOP: the sockets stay open and nobody answers. For fault tests."""
@@ -119,27 +133,27 @@ class NatsServer:
 
     def _spawn(self, binary: Path) -> subprocess.Popen[bytes]:
         become = [sys.executable, "-I", "-S", "-c", _BECOME, str(os.getpid())]
-        with _locked(self.folder / "lock") as lock:
-            self._log_begins = self.log_file.stat().st_size if self.log_file.exists() else 0
+        with _locked(self.folder / "lock") as lock, self.log_file.open("ab") as log:
+            self._log_begins = log.tell()
             self._forget_ports()
             self._write_config()
             return subprocess.Popen(
                 [*become, str(binary), "-c", str(self._config)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
+                stderr=log,  # what it has to say before it knows of its log
                 start_new_session=True,
                 pass_fds=[lock],
             )
 
-    async def _end(self, how: signal.Signals) -> None:
+    async def _end(self, how: signal.Signals, within_s: float) -> None:
         if self._process is None:
             return
         self._process.send_signal(how)
-        if not await self._ended_within(_STOP_S):
-            _log.warning("nats-server does not stop: killing it", pid=self._process.pid, after_s=_STOP_S)
+        if not await self._ended_within(within_s):
+            _log.warning("nats-server does not stop: killing it", pid=self._process.pid, after_s=within_s)
             self._process.kill()
-            await self._ended_within(_STOP_S)
+            await self._ended_within(_KILL_S)
         self._process = None
 
     async def _ended_within(self, seconds: float) -> bool:
@@ -171,8 +185,6 @@ class NatsServer:
         return Unavailable(f"nats-server ended at once; its log ({self.log_file}): {tail}")
 
     def _log_tail(self) -> str:
-        if not self.log_file.exists():
-            return "(no log)"
         written = self.log_file.read_bytes()[self._log_begins :]
         lines = written[-_LOG_TAIL_BYTES:].decode(errors="replace").splitlines()
         return " | ".join(line for line in lines if "[ERR]" in line or "[FTL]" in line) or " | ".join(lines[-3:])

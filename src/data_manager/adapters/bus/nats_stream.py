@@ -31,8 +31,9 @@ class StreamOptions(Struct, frozen=True, kw_only=True):
     max_age_s: float = 3 * 86_400.0
     ack_wait_s: float = 30.0
     in_flight_max: int = 20_000  # collected or handed over, and not acknowledged
-    in_flight_bytes_max: int = 64 * 2**20
+    in_flight_bytes_max: int = 32 * 2**20  # well below what a server buffers for a client that does not read
     ack_pending_max: int = 200_000  # of all replicas together
+    heartbeat_s: float = 5.0  # so often the server says that a request without messages is still known
 
     def __post_init__(self) -> None:
         """A consumer that may owe fewer acks than one replica holds would stall it."""

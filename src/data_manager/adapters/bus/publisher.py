@@ -30,6 +30,8 @@ PUBLISHER_NAME: Final = "petrosa-data-manager-publisher"
 _WINDOW: Final = 2_000
 _WINDOW_BYTES: Final = 8 * 2**20
 _ACK_S: Final = 10.0
+_SETTLE_S: Final = 3.0
+_LOOK_S: Final = 0.01
 
 _log = structlog.get_logger(__name__)
 
@@ -79,7 +81,7 @@ class NatsPublisher:
             await flush(self._client, _ACK_S)
             if self._stream is None:
                 return
-            await self._wait_for_sequence()
+            await self._read_sequence()
 
     async def _end_window(self, payload: bytes) -> None:
         """Send the last message of a window, and wait for the window before it."""
@@ -99,15 +101,19 @@ class NatsPublisher:
             stored = (await ack).seq
         self._require(stored, count)
 
-    async def _wait_for_sequence(self) -> None:
-        """The messages after the last window carry no ack: the stream itself says when it has them."""
-        async with asyncio.timeout(_ACK_S):
-            while True:
-                last = (await self._js.stream_info(str(self._stream))).state.last_seq
-                if last - self._sequence >= self._sent:
-                    break
-                await asyncio.sleep(0.01)
-        self._sequence, self._sent, self._sent_bytes = last, 0, 0
+    async def _read_sequence(self) -> None:
+        """The messages after the last window carry no ack: the stream itself says whether it has them.
+
+        It is asked until it does; when it stays behind although it had time, they are lost.
+        """
+        deadline = asyncio.get_running_loop().time() + _SETTLE_S
+        while True:
+            last = (await self._js.stream_info(str(self._stream))).state.last_seq
+            if last - self._sequence >= self._sent or asyncio.get_running_loop().time() > deadline:
+                break
+            await asyncio.sleep(_LOOK_S)
+        count, self._sent, self._sent_bytes = self._sent, 0, 0
+        self._require(last, count)
 
     def _require(self, stored: int, count: int) -> None:
         """Every message takes a sequence; others may publish too, so more is fine."""

@@ -22,8 +22,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from data_manager.domain.columns import Column, Flags, Floats, Ints, Mask, Texts
-from data_manager.domain.decimals import Decimals, Levels
+from data_manager.domain.decimals import Decimals
 from data_manager.domain.errors import Corrupt
+from data_manager.domain.levels import Levels
 
 _WIDTHS = (np.int8, np.int16, np.int32, np.int64)
 _SMALL = 64  # bytes below which compressing costs more than it saves

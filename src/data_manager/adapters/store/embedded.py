@@ -22,6 +22,7 @@ from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
+import structlog
 
 from data_manager.adapters.store import sqlite
 from data_manager.adapters.store.accepting import NO_KEY, Accepted, accept
@@ -37,6 +38,8 @@ from data_manager.domain.errors import DataManagerError, Unavailable
 from data_manager.domain.span import Span
 from data_manager.ports import Receipt
 
+_log = structlog.get_logger(__name__)
+_BEHIND = 4  # so many times what makes a fold due may wait: then appends wait for the fold
 _INLINE_ROWS = 2_000  # an answer of cached rows up to this size is put together without leaving the event loop
 
 
@@ -101,13 +104,15 @@ class EmbeddedStore(SegmentStore):
         """See SeriesStore.append. Appends that wait at the same time share one transaction."""
         if not len(batch):
             return Receipt()
+        await self._wait_for_fold(batch.dataset)
         one = _Append(batch)
         with self._waiting_lock:
             self._waiting.append(one)
         await asyncio.get_running_loop().run_in_executor(self._writer, self._drain)
         if not isinstance(one.outcome, Receipt):
             raise one.outcome or Unavailable("the store is closing")
-        await self._fold_if_due(batch.dataset)
+        if self._backlog(batch.dataset) >= 1:
+            self._folding(batch.dataset)
         return one.outcome
 
     def _drain(self) -> None:
@@ -190,20 +195,24 @@ class EmbeddedStore(SegmentStore):
 
     # ---- fold and drop -------------------------------------------------------------------------------------------
 
-    async def _fold_if_due(self, dataset: Dataset) -> None:
-        """Start a fold when enough rows have come; wait for it only when they come faster than folds go."""
+    async def _wait_for_fold(self, dataset: Dataset) -> None:
+        """Before an append: wait when rows come faster than folds go. Raises what the fold raises; nothing is kept."""
+        if self._backlog(dataset) >= _BEHIND:
+            await asyncio.shield(self._folding(dataset))
+
+    def _backlog(self, dataset: Dataset) -> float:
+        """What waits in the journal, as a multiple of what makes a fold due."""
         recent, limit = self._views[dataset.name].recent, self._fold_at
-        size = max(recent.rows / limit.rows, recent.size_bytes / limit.size_bytes, recent.entries / limit.entries)
-        if size < 1:
-            return
+        return max(recent.rows / limit.rows, recent.size_bytes / limit.size_bytes, recent.entries / limit.entries)
+
+    def _folding(self, dataset: Dataset) -> asyncio.Task[None]:
+        """The fold under way, or a new one. One that failed has lost nothing: the next one takes its rows too."""
         task = self._folds.get(dataset.name)
         if task is None or task.done():
-            if task is not None:
-                task.result()  # a fold that failed says so at the append that would start the next one
             task = asyncio.create_task(self.fold(dataset), name=f"fold {dataset.name}")
+            task.add_done_callback(_say_failure)
             self._folds[dataset.name] = task
-        if size >= 4:
-            await asyncio.shield(task)
+        return task
 
     async def fold(self, dataset: Dataset) -> None:
         """Move the recent rows of a dataset into chunks. Raises Unavailable; nothing is lost then."""
@@ -322,7 +331,7 @@ class EmbeddedStore(SegmentStore):
     async def close(self) -> None:
         """See SeriesStore.close. Folds under way are finished; the journal is left for the next start."""
         try:
-            await asyncio.gather(*self._folds.values())
+            await asyncio.gather(*self._folds.values(), return_exceptions=True)  # a failure was said when it happened
         finally:
             for threads in (self._keeper, self._writer):
                 await asyncio.to_thread(threads.shutdown)
@@ -341,13 +350,18 @@ def _one_per_dataset(waiting: Sequence[_Append]) -> list[_Append]:
     return group
 
 
+def _say_failure(fold: asyncio.Task[None]) -> None:
+    error = None if fold.cancelled() else fold.exception()
+    if error is not None:
+        _log.error("fold failed: its rows stay in the journal", what=fold.get_name(), reason=str(error), exc_info=error)
+
+
 def _recent_series(recent: Recent) -> set[Series]:
     return {one for piece in recent.pieces for one in piece.position if piece.rows_of(one) is not None}
 
 
 def _last_key(view: View, series: Series) -> int:
-    refs = view.chunks.get(series, ())
-    keys = [refs[-1].last_key] if refs else []
+    keys = [ref.last_key for ref in view.chunks.get(series, ())]
     return max([*keys, *(int(rows.key[-1]) for rows in view.recent.of(series))], default=NO_KEY)
 
 

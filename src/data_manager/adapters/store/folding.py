@@ -2,7 +2,7 @@
 
 A series' recent rows join the chunks they overlap, and the last chunk as long as that is not much larger than they
 are: so small chunks grow by doubling, and a row is rewritten a few times in all, not at every fold. What results is
-cut into chunks of bounded size.
+cut into chunks of bounded size. A damaged chunk joins nothing: it stays as it is, and what comes after it is kept apart.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import structlog
 from msgspec import Struct
 
 from data_manager.adapters.store.chunks import encode
 from data_manager.adapters.store.reading import ChunkRef, Load
 from data_manager.domain.batch import Batch, joined, settle
 from data_manager.domain.dataset import Dataset, Series
+from data_manager.domain.errors import Corrupt
 
+_log = structlog.get_logger(__name__)
 ROWS_MAX = 16_384
 ROWS_MIN = 64
 BYTES_MAX = 4 * 1024 * 1024  # decoded; books have many numbers per row
@@ -44,11 +47,19 @@ def fold(series: Series, recent: Sequence[Batch], refs: Sequence[ChunkRef], load
     gone: list[ChunkRef] = []
     new: list[NewChunk] = []
     for part, before in _by_chunk(rows, refs):
-        absorbed = _absorbed(part, before)
-        together = [*(load(ref, list(part.columns)) for ref in absorbed), part]
+        absorbed = dict(_readable(_absorbed(part, before), list(part.columns), load))
         gone.extend(absorbed)
-        new.extend(cut(settle(joined(together)) if absorbed else part))
+        new.extend(cut(settle(joined([*absorbed.values(), part])) if absorbed else part))
     return Folded(series, gone, new)
+
+
+def _readable(refs: Sequence[ChunkRef], names: Sequence[str], load: Load) -> Iterator[tuple[ChunkRef, Batch]]:
+    """The chunks' rows; of those that can be read."""
+    for ref in refs:
+        try:
+            yield ref, load(ref, names)
+        except Corrupt as error:
+            _log.error("a damaged chunk is left as it is", reason=str(error))
 
 
 def _by_chunk(rows: Batch, refs: Sequence[ChunkRef]) -> Iterator[tuple[Batch, Sequence[ChunkRef]]]:

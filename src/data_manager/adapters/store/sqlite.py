@@ -59,6 +59,7 @@ class WriterLock:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            self._file.seek(0)  # opened to append: it stands at the end
             holder = self._file.read().strip() or "unknown"
             self._file.close()
             raise StoreLocked(
@@ -161,6 +162,8 @@ def _ours(error: sqlite3.Error, path: Path) -> DataManagerError:
             return Unavailable(f"{path} is read-only: make DATA_DIR writable", retry_after_s=5.0)
         case sqlite3.SQLITE_CANTOPEN:
             return Unavailable(f"{path} cannot be opened: check that DATA_DIR exists and may be read and written")
+        case sqlite3.SQLITE_IOERR:
+            return Unavailable(f"{path}: {error}: check the disk that DATA_DIR is on", retry_after_s=5.0)
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
             return Corrupt(f"{path} is damaged ({error}): restore DATA_DIR from a copy")
         case _:

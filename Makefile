@@ -1,0 +1,59 @@
+# `make` or `make help` lists what there is. Every target does its own set-up in .venv.
+
+SHELL := /bin/bash
+BIN := .venv/bin
+DATA_MANAGER := $(BIN)/data-manager
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup install install-dev run test fmt format fmt-check lint type contract check bench docs build pipeline clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/installed ## Make .venv with the package and all tools (quick when nothing changed)
+install install-dev: setup
+
+.venv/installed: pyproject.toml scripts/setup.sh
+	@scripts/setup.sh
+
+run: setup ## Run everything on this machine; settings come from the environment and from .env
+	@set -a; [ ! -f .env ] || . ./.env; LOG_FORMAT=$${LOG_FORMAT:-console}; set +a; exec $(DATA_MANAGER) run
+
+test: setup ## Run every test, then those about time and wire again far from UTC
+	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+	TZ='<-03>3' $(BIN)/python -m pytest -q $(PYTEST_ARGS) tests/domain tests/wire
+
+fmt: setup ## Format the code and mend what lint can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+format: fmt
+
+fmt-check: setup
+	$(BIN)/ruff format --check .
+
+lint: setup ## Lint
+	$(BIN)/ruff check .
+
+type: setup ## Check types
+	$(BIN)/mypy
+
+contract: setup ## Check who imports whom
+	$(BIN)/lint-imports
+
+check: fmt-check lint type contract test ## All that CI runs: format, lint, types, import contract, tests
+
+bench: setup ## Measure, each figure beside its baseline of the same run
+	@set -e; for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+
+docs: setup ## Generate docs/settings.md, docs/datasets.md and .env.example from the code
+	$(BIN)/python scripts/generate_docs.py
+
+build: setup ## Build the wheel into dist/
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+pipeline: check build ## What a release needs: check, then build
+
+clean: ## Remove caches and built files; .venv and data stay
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find src tests benchmarks scripts -name __pycache__ -type d -exec rm -rf {} +
