@@ -5,8 +5,8 @@ What an append does with a row, row by row:
 - a key that is held is a duplicate, except where the dataset keeps the FINAL row: there a row that stands higher
   (rank, then event_ms) and says something else takes its place, and is changed;
 - a live row becomes the live row of its series when it lies beyond the newest closed row and is newer, by key and then
-  event_ms, than the live row held: changed, else duplicate. Closed rows of a batch go first; they end the live row
-  whose key they reach.
+  event_ms, than the live row held: changed, else duplicate. Closed rows of a batch come after its live ones; they end
+  the live row whose key they reach.
 """
 
 from collections.abc import Sequence
@@ -75,11 +75,11 @@ class MemoryStore:
         owners = [batch.series[code] for code in batch.codes.tolist()]
         changeable = live_rows(batch).tolist()
         for row, series, live in zip(rows, owners, changeable, strict=True):
-            if not live:
-                receipt += self._keep(series, row)
-        for row, series, live in zip(rows, owners, changeable, strict=True):
             if live:
                 receipt += self._keep_live(series, row)
+        for row, series, live in zip(rows, owners, changeable, strict=True):
+            if not live:
+                receipt += self._keep(series, row)
         return receipt
 
     def _keep(self, series: Series, row: _Row) -> Receipt:

@@ -180,6 +180,7 @@ async def test_stop_hands_over_what_was_taken_and_ends(place: Place) -> None:
             successor = await stack.enter_async_context(place.ready_bus())
             first += await take(successor, 3_000 - len(first))
         assert sorted(payloads_of(first), key=int) == numbered(3_000)
+        assert (await bus.state()).dropped == 0
 
 
 async def test_stop_without_a_server_ends_at_once() -> None:
@@ -449,6 +450,13 @@ async def test_a_subject_that_another_stream_has_is_refused_and_that_stream_name
         async with durable.bus() as bus:
             with pytest.raises(BadSetting, match=f"set NATS_STREAM={other}"):
                 await take(bus, 1)
+
+
+async def test_a_server_without_room_for_the_stream_is_told_with_the_setting(tmp_path: Path) -> None:
+    config = f'jetstream {{ store_dir: "{tmp_path}", max_file_store: 10MB }}'
+    async with own_server(tmp_path, jetstream=False, config=config) as server, Place(server, "auto").bus() as bus:
+        with pytest.raises(BadSetting, match="NATS_STREAM_MAX_BYTES"):
+            await take(bus, 1)
 
 
 async def test_a_consumer_that_acknowledges_otherwise_is_refused(durable: Place) -> None:

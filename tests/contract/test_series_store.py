@@ -150,6 +150,14 @@ async def test_one_batch_may_close_a_candle_and_open_the_next(store: SeriesStore
     assert (await store.live(CANDLES)).key.tolist() == [BASE_MS + 3 * 60_000]
 
 
+async def test_states_of_a_candle_that_the_same_batch_closes_are_changes_the_first_time_only(store: SeriesStore) -> None:
+    states = [candle(1, closed=False, late_ms=late_ms) for late_ms in (0, 250)]
+    batch = mixed([batch_of(states), batch_of([candle(1)])])
+    assert await store.append(batch) == Receipt(new=1, changed=2)
+    assert await store.append(batch) == Receipt(duplicate=3)
+    assert len(await store.live(CANDLES)) == 0
+
+
 async def test_a_key_of_several_parts_is_compared_whole(store: SeriesStore) -> None:
     events = [liquidation(1), liquidation(1, "2"), liquidation(1, "1.0"), liquidation(1, side="BUY")]
     batch = batch_of(events)

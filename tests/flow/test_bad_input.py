@@ -169,7 +169,7 @@ def _require_letters(letters: list[dict[str, Any]], subject: str) -> None:
     """One letter for each bad payload, counted twice, which says what is wrong and shows how the payload begins."""
     assert len(letters) == len(BAD)
     for name, bad in BAD.items():
-        begins = bad.payload[:40].decode("utf-8", "backslashreplace")
+        begins = bad.payload[:400].decode("utf-8", "backslashreplace")[:120]
         found = [
             letter
             for letter in letters
@@ -304,12 +304,13 @@ async def test_a_bus_that_comes_later_is_waited_for(tmp_path: Path, lines: list[
         server = NatsServer(tmp_path / "nats", port=port)
         await server.start()
         try:
-            await eventually(lambda: service.get("/health/readiness").status_code == 200, what="readiness")
+            await eventually(lambda: service.get("/health/readiness").status_code == 200, within_s=20, what="readiness")
             await feed(server.url, service, [line.message for line in lines])
             assert service.figures().of("rows_new_total") == sum(map(len, rows_of(lines).values()))
         finally:
             await server.stop()
-        await eventually(lambda: service.get("/health/readiness").status_code == 503, what="no readiness any more")
+        gone = "no readiness any more"
+        await eventually(lambda: service.get("/health/readiness").status_code == 503, within_s=20, what=gone)
         assert await service.stop() < 5.0
 
 

@@ -25,6 +25,7 @@ _SUFFIXES: Final = {
 _NONE: Final = Raw(b"")
 _EXPECTED: Final = 'must be a JSON object: {"recv_ns":…,"msg":{…}} as recorded, or a bare or enveloped message'
 _NAMES_MAX: Final = 10_000
+_VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 
 
 class Recorded(Struct, gc=False):
@@ -150,7 +151,7 @@ class Enveloper:
             text = os.urandom(16_000).hex()
             self._ids = [text[at : at + 32] for at in range(0, len(text), 32)]
         t = self._ids.pop()
-        return f"{t[:8]}-{t[8:12]}-4{t[13:16]}-{'89ab'[int(t[16], 16) & 3]}{t[17:20]}-{t[20:]}"
+        return f"{t[:8]}-{t[8:12]}-4{t[13:16]}-{_VARIANT[t[16]]}{t[17:20]}-{t[20:]}"
 
 
 def _read_head(data: bytes) -> _Head:

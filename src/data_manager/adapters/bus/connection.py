@@ -18,6 +18,7 @@ import structlog
 from msgspec import Struct
 from nats import errors
 from nats.aio.client import Client
+from nats.js.errors import APIError
 
 from data_manager.domain.errors import BadSetting, Unavailable
 
@@ -294,6 +295,8 @@ def _in_words(error: Exception) -> str:
         return "no answer in time"
     if isinstance(error, ConnectionRefusedError):
         return "connection refused"
+    if isinstance(error, APIError) and error.description:
+        return error.description
     return str(error).removeprefix("nats: ").strip("'") or type(error).__name__
 
 

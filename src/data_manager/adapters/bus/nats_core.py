@@ -62,6 +62,7 @@ class NatsCore(NatsBus):
 
     async def _take(self, client: Client) -> None:
         sink = _Sink(self._bounded)
+        others = client.stats["in_msgs"]  # answers to earlier questions on this connection
         with translated("cannot subscribe"):
             subscription = await client.subscribe(self._subject, queue=self._options.queue, future=sink)
             await flush(client, DRAIN_S)
@@ -75,15 +76,15 @@ class NatsCore(NatsBus):
             self._heard_ms = max(self._heard_ms, self._bounded.last_ms)
         with translated("cannot unsubscribe"):
             async with asyncio.timeout(DRAIN_S):
-                await self._drain(client, subscription)
+                await self._drain(client, subscription, others)
 
-    async def _drain(self, client: Client, subscription: Subscription) -> None:
+    async def _drain(self, client: Client, subscription: Subscription, others: int) -> None:
         """Collect what was on its way. nats-py forgets the subscription a moment before the server does: what comes in
         that moment is lost, but counted."""
         since_ms = self._clock.now_ms()
         await subscription.drain()  # type: ignore[no-untyped-call]  # nats-py annotates only some methods
         await flush(client, DRAIN_S)
-        unseen = client.stats["in_msgs"] - subscription.delivered
+        unseen = client.stats["in_msgs"] - others - subscription.delivered
         if unseen > 0:
             self._bounded.note_lost(unseen, since_ms)
 

@@ -1,6 +1,6 @@
 """The durable bus: a JetStream pull consumer that all replicas share, every delivery acknowledged by itself.
 
-nats-py's own fetch() spends 26 to 45 µs on a message. The pull protocol is small, so it is spoken here, over nats-py's
+nats-py's own fetch() spends 26 to 40 µs on a message. The pull protocol is small, so it is spoken here, over nats-py's
 public core calls:
 
     lane      an inbox with at most one request under way, see lane.py

@@ -18,6 +18,7 @@ from data_manager.domain.time import ms_of
 
 _NOT_ENABLED: Final = (10039, 10076)  # for this account, on this server
 _OVERLAP: Final = 10065
+_NO_ROOM: Final = 10047
 
 _log = structlog.get_logger(__name__)
 
@@ -32,13 +33,12 @@ class StreamOptions(Struct, frozen=True, kw_only=True):
     ack_wait_s: float = 30.0
     in_flight_max: int = 20_000  # collected or handed over, and not acknowledged
     in_flight_bytes_max: int = 32 * 2**20  # well below what a server buffers for a client that does not read
-    ack_pending_max: int = 200_000  # of all replicas together
     heartbeat_s: float = 5.0  # so often the server says that a request without messages is still known
 
-    def __post_init__(self) -> None:
-        """A consumer that may owe fewer acks than one replica holds would stall it."""
-        if not 1 <= self.in_flight_max <= self.ack_pending_max:
-            raise BadSetting("MESSAGE_QUEUE_SIZE", self.in_flight_max, f"must be from 1 to {self.ack_pending_max}")
+    @property
+    def ack_pending_max(self) -> int:
+        """Deliveries the server lets all replicas together owe: room for several of them."""
+        return max(200_000, 4 * self.in_flight_max)
 
 
 class NoJetStream(BadSetting):
@@ -125,6 +125,9 @@ async def _create_stream(js: JetStreamContext, subject: str, wanted: api.StreamC
     try:
         made = await js.add_stream(wanted)
     except js_errors.APIError as error:
+        if error.err_code == _NO_ROOM:
+            rule = "the server has less room for streams: lower it, or give the server more"
+            raise BadSetting("NATS_STREAM_MAX_BYTES", wanted.max_bytes, rule) from error
         if error.err_code != _OVERLAP:
             raise
         other = await js.find_stream_name_by_subject(subject)

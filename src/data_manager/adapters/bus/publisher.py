@@ -59,17 +59,18 @@ class NatsPublisher:
         Raises Invalid for a payload larger than the server takes (those before it are sent), Unavailable when the
         connection is lost or the server lost messages.
         """
+        largest, publish = self._client.max_payload, self._client.publish
         with translated("publishing"):
             for payload in payloads:
-                if len(payload) > self._client.max_payload:
-                    rule = f"the server takes at most {self._client.max_payload} bytes"
-                    raise Invalid("message", f"{len(payload)} bytes", rule)
+                size = len(payload)
+                if size > largest:
+                    raise Invalid("message", f"{size} bytes", f"the server takes at most {largest} bytes")
                 self._sent += 1
-                self._sent_bytes += len(payload)
-                if self._sent >= _WINDOW or self._sent_bytes >= _WINDOW_BYTES:
-                    await self._end_window(payload)
+                self._sent_bytes += size
+                if self._sent < _WINDOW and self._sent_bytes < _WINDOW_BYTES:
+                    await publish(self._subject, payload)
                 else:
-                    await self._client.publish(self._subject, payload)
+                    await self._end_window(payload)
 
     async def confirm(self) -> None:
         """Return when everything published so far is with the server (in the stream, where there is one).

@@ -105,20 +105,23 @@ def _better(given: Batch, known: Batch) -> Mask:
 def _live_changes(
     batch: Batch, open_rows: Mask, last_keys: NDArray[np.int64], live: Mapping[Series, Batch]
 ) -> dict[Series, tuple[int, Batch | None]]:
-    """Per series whose live row changes: how many rows were newer than the one before, and the one to hold now."""
+    """Per series whose live row changes: how many rows were newer than the one before, and the one to hold now.
+
+    A state counts although the same batch closes its candle: it came first.
+    """
     changes: dict[Series, tuple[int, Batch | None]] = {}
     for position, series in enumerate(batch.series):
         rows = batch.of(position)
         is_open = open_rows[batch.offsets[position] : batch.offsets[position + 1]]
-        closed = rows.key[~is_open]
-        last_closed = max(int(last_keys[position]), int(closed.max()) if len(closed) else NO_KEY)
+        newer = is_open & (rows.key > last_keys[position])
         held = live.get(series)
-        newer = is_open & (rows.key > last_closed)
         if held is not None:
             held_key, held_ms = int(held.key[0]), int(event_ms_of(held)[0])
             newer &= (rows.key > held_key) | ((rows.key == held_key) & (event_ms_of(rows) > held_ms))
-        if newer.any():
-            changes[series] = int(newer.sum()), rows.take(np.flatnonzero(newer)[-1:])
-        elif held is not None and int(held.key[0]) <= last_closed:
-            changes[series] = 0, None
+        newest = rows.take(np.flatnonzero(newer)[-1:]) if newer.any() else held
+        if newest is not None:
+            closed_until = int(rows.key[~is_open].max(initial=last_keys[position]))
+            now = newest if int(newest.key[0]) > closed_until else None
+            if newer.any() or now is not held:
+                changes[series] = int(newer.sum()), now
     return changes

@@ -353,7 +353,8 @@ def _one_per_dataset(waiting: Sequence[_Append]) -> list[_Append]:
 def _say_failure(fold: asyncio.Task[None]) -> None:
     error = None if fold.cancelled() else fold.exception()
     if error is not None:
-        _log.error("fold failed: its rows stay in the journal", what=fold.get_name(), reason=str(error), exc_info=error)
+        bug = None if isinstance(error, DataManagerError) else error
+        _log.error("fold failed: its rows stay in the journal", what=fold.get_name(), reason=str(error), exc_info=bug)
 
 
 def _recent_series(recent: Recent) -> set[Series]:

@@ -163,7 +163,7 @@ def _ours(error: sqlite3.Error, path: Path) -> DataManagerError:
         case sqlite3.SQLITE_CANTOPEN:
             return Unavailable(f"{path} cannot be opened: check that DATA_DIR exists and may be read and written")
         case sqlite3.SQLITE_IOERR:
-            return Unavailable(f"{path}: {error}: check the disk that DATA_DIR is on", retry_after_s=5.0)
+            return Unavailable(f"{path}: {error}: check the disk that DATA_DIR is on")
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
             return Corrupt(f"{path} is damaged ({error}): restore DATA_DIR from a copy")
         case _:
