@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import uvicorn
 
     from data_manager.adapters.bus.connection import NatsAccess
+    from data_manager.adapters.bus.nats_server import NatsServer
     from data_manager.adapters.store.embedded import EmbeddedStore
     from data_manager.api.health import Readiness
     from data_manager.services.replay import ReplayProgress, ReplayReport
@@ -99,20 +100,27 @@ async def _open(settings: Settings, stack: AsyncExitStack, *, own_server: bool) 
         core=CoreOptions(queue=settings.nats_consumer, rows_max=settings.message_queue_size),
     )
     stack.push_async_callback(bus.close)
-    return Service(settings, store, meta, bus, sockets)
+    return Service(settings, store, meta, bus, sockets, server)
 
 
 class Service:
     """Everything that runs, opened and introduced. run() it once."""
 
     def __init__(
-        self, settings: Settings, store: EmbeddedStore, meta: MetaStore, bus: Bus, sockets: dict[str, socket.socket]
+        self,
+        settings: Settings,
+        store: EmbeddedStore,
+        meta: MetaStore,
+        bus: Bus,
+        sockets: dict[str, socket.socket],
+        server: NatsServer | None,
     ) -> None:
         self.settings = settings
         self.store = store
         self.meta = meta
         self.bus = bus
         self.sockets = sockets
+        self.server = server
         self.tally = telemetry.Tally()
         self.metrics = telemetry.TallyMetrics(self.tally)
         self.store_breaker = Breaker("store")
@@ -142,6 +150,8 @@ class Service:
                 ),
             ]
             periodic = [group.create_task(every(s, what, work, _CLOCK), name=what) for s, what, work in again]
+            if self.server is not None:
+                periodic.append(group.create_task(self.server.keep(), name="nats-server"))
             await stopping.wait()
             _log.info("stopping", waiting=self.tally.in_flight)
             self.bus.stop()

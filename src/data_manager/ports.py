@@ -52,7 +52,10 @@ class BusState(Struct, frozen=True, kw_only=True):
 
 
 class Dropped(Struct, frozen=True):
-    """Messages a bus without memory had to let go: how many, and between which of our instants."""
+    """Messages that were let go unread: how many, and between which of our instants.
+
+    count 0: we were away from a bus without memory, and nobody knows how many there were.
+    """
 
     count: int
     first_ms: int
@@ -83,7 +86,7 @@ class Bus(Protocol):
         ...
 
     def drops(self) -> list[Dropped]:
-        """Drops since the last call (a durable bus has none)."""
+        """Drops since the last call (on a durable bus: what its own bounds discarded before anyone read it)."""
         ...
 
     async def state(self) -> BusState:

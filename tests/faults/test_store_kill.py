@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ class Story:
     @property
     def unacknowledged(self) -> int:
         """Where the next appender begins."""
-        return next(number for number in range(self._begun + 1) if number not in self.acknowledged) // AT_ONCE * AT_ONCE
+        return next(number for number in count() if number not in self.acknowledged) // AT_ONCE * AT_ONCE
 
     async def require(self, folder: Path, told: set[int], when: str) -> None:
         """Acknowledged rows are held as they are; others only as far as they had been begun."""
@@ -135,7 +136,7 @@ class Story:
         for number in sorted(told - self.acknowledged):
             await self._sure.append(batch(number))
         self.acknowledged |= told
-        begun = max(self._begun, self.unacknowledged + AT_ONCE, *(number + 2 * AT_ONCE for number in told or {0}))
+        begun = (max(self.acknowledged, default=0) // AT_ONCE + 2) * AT_ONCE  # the turn after the last acknowledged one
         for number in range(self._begun, begun):
             await self._possible.append(batch(number))
         self._begun = begun
