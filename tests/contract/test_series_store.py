@@ -150,7 +150,9 @@ async def test_one_batch_may_close_a_candle_and_open_the_next(store: SeriesStore
     assert (await store.live(CANDLES)).key.tolist() == [BASE_MS + 3 * 60_000]
 
 
-async def test_states_of_a_candle_that_the_same_batch_closes_are_changes_the_first_time_only(store: SeriesStore) -> None:
+async def test_states_of_a_candle_that_the_same_batch_closes_are_changes_the_first_time_only(
+    store: SeriesStore,
+) -> None:
     states = [candle(1, closed=False, late_ms=late_ms) for late_ms in (0, 250)]
     batch = mixed([batch_of(states), batch_of([candle(1)])])
     assert await store.append(batch) == Receipt(new=1, changed=2)

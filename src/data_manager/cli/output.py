@@ -71,6 +71,7 @@ def quiet_logs() -> None:
 
     import structlog
 
+    structlog.reset_defaults()
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),

@@ -84,17 +84,18 @@ def _with_long(text: bytes, long: list[list[bytes]]) -> bytes:
     return b"".join(chain.from_iterable(zip_longest(text.split(_LONG), fills, fillvalue=b"")))
 
 
-def times(ms: NDArray[np.int64]) -> Cells:
+def times(ms: NDArray[np.int64]) -> tuple[Piece, ...]:
     """UTC milliseconds as 2023-04-05T00:00:00.010Z."""
     if not len(ms) or int(ms.min()) < EARLIEST_MS or int(ms.max()) >= LATEST_MS:
-        return texts([f"{text}Z".encode() for text in np.datetime_as_string(ms.astype("M8[ms]")).tolist()])
+        return (texts([f"{text}Z".encode() for text in np.datetime_as_string(ms.astype("M8[ms]")).tolist()]),)
     minute = ms // MINUTE_MS
     day = minute // _DAY_MINUTES
-    cells = np.empty((len(ms), 24), np.uint8)
-    cells[:, :10] = _DAYS[day - _FIRST_DAY]
-    cells[:, 10:17] = _MINUTES[minute - day * _DAY_MINUTES]
-    cells[:, 17:] = _MILLISECONDS[ms - minute * MINUTE_MS]
-    return cells
+    tables = (
+        (_DAYS, day - _FIRST_DAY),
+        (_MINUTES, minute - day * _DAY_MINUTES),
+        (_MILLISECONDS, ms - minute * MINUTE_MS),
+    )
+    return tuple(table[codes].view(np.uint8).reshape(len(ms), -1) for table, codes in tables)
 
 
 def texts(words: Sequence[bytes], codes: NDArray[np.int32] | None = None) -> Cells:
@@ -126,38 +127,46 @@ def _is_regular(column: Ints | Decimals) -> bool:
 def _regular(columns: Sequence[Ints | Decimals]) -> list[tuple[Piece, ...]]:
     if not columns:
         return []
-    scales = [
-        column.scales if isinstance(column, Decimals) and isinstance(column.scales, int) else 0 for column in columns
-    ]
     parts = [column.values if isinstance(column, Ints) else column.mantissas for column in columns]
-    signed = np.concatenate(parts).reshape(len(parts), -1)
-    negative = (signed < 0) if signed.size and int(signed.min()) < 0 else None
-    values = signed if negative is None else np.abs(signed)
-    powers = _POWERS[scales][:, None]
-    whole = values // powers
-    widths = [len(str(largest)) for largest in whole.max(axis=1, initial=0).tolist()]
-    wholes = _digits(whole, max(widths), padded=False)
-    rests = _digits(values - whole * powers, max(*scales, 1), padded=True)
+    values = np.concatenate(parts).reshape(len(parts), -1)
+    negative = values < 0 if values.size and int(values.min()) < 0 else None
+    if negative is not None:
+        values = np.abs(values)
+    largest, least = values.max(axis=1, initial=0).tolist(), values.min(axis=1, initial=2**63 - 1).tolist()
+    written = _digits(values, len(str(max(largest))))
     pieces: list[tuple[Piece, ...]] = []
-    for position, (width, scale) in enumerate(zip(widths, scales, strict=True)):
+    for position, column in enumerate(columns):
+        scale = column.scales if isinstance(column, Decimals) and isinstance(column.scales, int) else 0
+        digits = written[position]
+        if least[position] < _POWERS[scale]:
+            digits = _at_least(digits, scale + 1)
+        whole = max(len(str(largest[position])) - scale, 1)
         sign = () if negative is None else (np.where(negative[position], _MINUS, _NUL)[:, None],)
-        rest = (b".", rests[position][:, -scale:]) if scale else ()
-        pieces.append((*sign, wholes[position][:, -width:], *rest))
+        point = digits.shape[1] - scale
+        rest = (b".", digits[:, point:]) if scale else ()
+        pieces.append((*sign, digits[:, point - whole : point], *rest))
     return pieces
 
 
-def _digits(values: NDArray[np.int64], width: int, *, padded: bool) -> Cells:
-    """At least width digits of values >= 0, right-aligned; before the first one zeros (padded) or NUL."""
+def _digits(values: NDArray[np.int64], width: int) -> Cells:
+    """The digits of values >= 0, none for 0: right-aligned in width or a few more, NUL before the first."""
     groups = -(-width // 4)
     cells = np.empty((*values.shape, groups), np.uint32)
-    table = _PADDED if padded else _LAST
     for group in range(groups - 1, 0, -1):
         higher = values // 10_000
         digits = values - higher * 10_000
-        cells[..., group] = _PADDED[digits] if padded else np.where(higher > 0, _PADDED[digits], table[digits])
-        values, table = higher, (_PADDED if padded else _LEADING)
-    cells[..., 0] = table[values]
+        cells[..., group] = np.where(higher > 0, _INSIDE[digits], _LEADING[digits])
+        values = higher
+    cells[..., 0] = _LEADING[values]
     return cells.view(np.uint8)
+
+
+def _at_least(digits: Cells, width: int) -> Cells:
+    """The same with zeros before the first digit where there are fewer than width."""
+    wide = np.zeros((len(digits), max(width, digits.shape[1])), np.uint8)
+    wide[:, wide.shape[1] - digits.shape[1] :] = digits
+    wide[:, wide.shape[1] - width :] |= ord("0")  # NUL becomes 0, a digit stays
+    return wide
 
 
 def _decimal_digits(values: NDArray[np.int64], width: int) -> Cells:
@@ -165,22 +174,20 @@ def _decimal_digits(values: NDArray[np.int64], width: int) -> Cells:
     return (values[:, None] // 10 ** np.arange(width - 1, -1, -1) % 10 + ord("0")).astype(np.uint8)
 
 
-_POWERS = 10 ** np.arange(19, dtype=np.int64)
+_POWERS = [10**scale for scale in range(19)]
 _MINUS, _NUL = np.uint8(ord("-")), np.uint8(0)
 _DAY_MINUTES = DAY_MS // MINUTE_MS
 _FIRST_DAY = EARLIEST_MS // DAY_MS
 
 _four = _decimal_digits(np.arange(10_000), 4)
-_first = 3 - np.searchsorted([10, 100, 1000], np.arange(10_000), side="right")
-_shown = np.where(np.arange(4) >= _first[:, None], _four, 0).astype(np.uint8)
-_PADDED = _four.view(np.uint32).ravel()  # 0012: inside a number
-_LAST = _shown.view(np.uint32).ravel()  # ··12 and ···0: a number of this one group
-_LEADING = _LAST.copy()  # ··12 and ····: the group before others
-_LEADING[0] = 0
+_blank = 4 - np.searchsorted([1, 10, 100, 1_000], np.arange(10_000), side="right")  # digits that are leading zeros
+_INSIDE = _four.view(np.uint32).ravel()  # 0012: inside a number
+_LEADING = np.where(np.arange(4) >= _blank[:, None], _four, 0).astype(np.uint8).view(np.uint32).ravel()  # ··12
 
 _days = np.arange(_FIRST_DAY, LATEST_MS // DAY_MS).astype("M8[D]")
-_DAYS = np.datetime_as_string(_days).astype("S10").view(np.uint8).reshape(-1, 10)
-_MINUTES = texts([b"T%02d:%02d:" % divmod(minute, 60) for minute in range(_DAY_MINUTES)])
-_MILLISECONDS = np.empty((MINUTE_MS, 7), np.uint8)  # SS.mmmZ
-_MILLISECONDS[:, 2], _MILLISECONDS[:, 6] = ord("."), ord("Z")
-_MILLISECONDS[:, [0, 1, 3, 4, 5]] = _decimal_digits(np.arange(MINUTE_MS), 5)
+_DAYS = np.datetime_as_string(_days).astype("S10")
+_MINUTES = np.array([b"T%02d:%02d:" % divmod(minute, 60) for minute in range(_DAY_MINUTES)], "S7")
+_milliseconds = np.empty((MINUTE_MS, 7), np.uint8)
+_milliseconds[:, [0, 1, 3, 4, 5]] = _decimal_digits(np.arange(MINUTE_MS), 5)
+_milliseconds[:, [2, 6]] = (ord("."), ord("Z"))
+_MILLISECONDS = _milliseconds.view("S7").ravel()  # 59.999Z

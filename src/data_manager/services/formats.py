@@ -183,7 +183,7 @@ def _texts(batch: Batch) -> list[_Text]:
 def _text(answer: Answer, column: Column, written: Iterator[tuple[Piece, ...]]) -> _Text:
     match column:
         case Ints() if answer.form == "time":
-            return _alike((times(column.filled(EARLIEST_MS)),), b'"', column.absent)
+            return _alike(times(column.filled(EARLIEST_MS)), b'"', column.absent)
         case Ints():
             return _alike(next(written), b"", column.absent)
         case Decimals():

@@ -14,6 +14,7 @@ are neither skipped nor given twice.
 import base64
 import binascii
 from collections.abc import Mapping
+from functools import cache
 from typing import Annotated, NamedTuple
 
 import msgspec
@@ -192,15 +193,28 @@ async def fetch(store: SeriesStore, query: Query) -> Page:
 
 async def _read(store: SeriesStore, query: Query) -> Batch:
     """Ascending; one row more than asked for where there are more, at the end or (not forward) at the beginning."""
+    names = _columns(DATASETS[query.series.dataset])
     if query.is_newest:
-        return await store.last(query.series, query.limit + 1)
+        return (await store.last(query.series, query.limit + 1)).select(names)
     after, skip = None, query.offset
     if query.cursor is not None:
         after, skip = _resumed(query, query.cursor)
     rows = await store.scan(
-        query.series, query.span, limit=query.limit + 1, offset=skip, descending=not query.forward, after=after
+        query.series,
+        query.span,
+        columns=names,
+        limit=query.limit + 1,
+        offset=skip,
+        descending=not query.forward,
+        after=after,
     )
     return rows if query.forward else _reversed(rows)
+
+
+@cache
+def _columns(dataset: Dataset) -> tuple[str, ...]:
+    """The columns that an answer shows, and those that order it."""
+    return tuple(dict.fromkeys((*dataset.key, dataset.time, *(answer.column for answer in dataset.answer))))
 
 
 def _resumed(query: Query, cursor: Cursor) -> tuple[int, int]:
@@ -215,7 +229,7 @@ def _resumed(query: Query, cursor: Cursor) -> tuple[int, int]:
 
 def _stopped(query: Query, rows: Batch) -> Cursor:
     edge = int(rows.key[-1 if query.forward else 0])
-    seen = int((rows.key == edge).sum())
+    seen = 1 if len(rows.dataset.key) == 1 else int((rows.key == edge).sum())
     if query.cursor is not None and query.cursor.key == edge:
         seen += query.cursor.seen
     return Cursor(query.series.id, query.start_ms, query.end_ms, query.descending, edge, seen)
