@@ -3,7 +3,8 @@
     python benchmarks/http_api.py [--store memory|embedded] [--seconds 2] [--rounds 5] [--connections 16]
 
 A child process serves both on one event loop: our application over 100,000 one-minute candles, and a FastAPI
-application whose one route returns {}. This process asks over raw keep-alive sockets, each target in turn, round after
+application whose one route returns {}. Each question is asked of an application that reads and writes every answer
+anew, and (kept) of one that knows the series has not changed since it answered the same. This process asks over raw keep-alive sockets, each target in turn, round after
 round, so that noise of the machine meets all of them alike. Server and asker are pinned to a core each where there
 are two. The ratio is the median over the rounds of rate / rate of the empty route.
 
@@ -21,7 +22,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import uvicorn
@@ -33,12 +34,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from data_manager.adapters.store.embedded import EmbeddedStore
 from data_manager.api.app import Components, Readiness, create_app
 from data_manager.domain.batch import Batch, empty
-from data_manager.domain.columns import Flags, Ints, Texts
+from data_manager.domain.columns import Column, Flags, Ints, Texts
 from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.decimals import Decimals
 from data_manager.domain.span import Span
 from data_manager.domain.time import MINUTE_MS
+from data_manager.ports import MetaStore, SeriesStore
 
 _ROWS = 100_000
 _FIRST_MS = 1_577_836_800_000  # 2020-01-01
@@ -47,9 +49,11 @@ _START = _FIRST_MS + 50_000 * MINUTE_MS
 _CANDLES = "/data/candles?pair=BTCUSDT&period=1m"
 _TARGETS = {
     "empty FastAPI route": "/empty",
-    "newest 100 candles": f"{_CANDLES}&limit=100",
-    "newest 1,000 candles": f"{_CANDLES}&limit=1000",
-    "100 candles from start": f"{_CANDLES}&limit=100&start={_START}",
+    "newest 100 candles": f"/always{_CANDLES}&limit=100",
+    "100 candles from start": f"/always{_CANDLES}&limit=100&start={_START}",
+    "newest 1,000 candles": f"/always{_CANDLES}&limit=1000",
+    "newest 100, kept": f"{_CANDLES}&limit=100",
+    "newest 1,000, kept": f"{_CANDLES}&limit=1000",
     "liveness": "/health/liveness",
 }
 
@@ -62,7 +66,7 @@ def candles() -> Batch:
     def number(low: int, high: int, scale: int) -> Decimals:
         return Decimals(random.integers(low, high, _ROWS), scale)
 
-    columns = {
+    columns: dict[str, Column] = {
         "open_ms": Ints(opens),
         "open": number(2_600_000, 2_900_000, 2),
         "high": number(2_900_000, 2_910_000, 2),
@@ -130,43 +134,53 @@ async def _ready() -> Readiness:
     return Readiness(ready=True, status="healthy", components={}, reasons=[])
 
 
-def _application(store: object) -> ASGIApp:
-    """Ours, and under /empty a FastAPI application with one empty route and nothing of ours around it."""
-    ours = create_app(
+def _application(store: SeriesStore) -> ASGIApp:
+    """Ours; under /always ours without kept answers; under /empty FastAPI with one empty route and nothing of ours."""
+    ours, always, baseline = _ours(store, keep=True), _ours(store, keep=False), FastAPI()
+
+    @baseline.get("/empty")
+    async def nothing() -> dict[str, str]:
+        return {}
+
+    async def choose(scope: Scope, receive: Receive, send: Send) -> None:
+        path: str = scope["path"]
+        if path == "/empty":
+            await baseline(scope, receive, send)
+        elif path.startswith("/always"):
+            await always({**scope, "path": path.removeprefix("/always")}, receive, send)
+        else:
+            await ours(scope, receive, send)
+
+    return choose
+
+
+def _ours(store: SeriesStore, *, keep: bool) -> ASGIApp:
+    return create_app(
         Components(
             store=store,
-            meta=None,
+            meta=cast(MetaStore, None),  # no route that is measured asks it
             clock=_Clock(),
             market="um",
             version="bench",
             source="bench",
             readiness=_ready,
             registry=CollectorRegistry(),
+            series_version=lambda series: 1 if keep else None,
         )
     )
-    baseline = FastAPI()
-
-    @baseline.get("/empty")
-    async def nothing() -> dict[str, str]:
-        return {}
-
-    async def both(scope: Scope, receive: Receive, send: Send) -> None:
-        await (baseline if scope["path"] == "/empty" else ours)(scope, receive, send)
-
-    return both
 
 
 async def _serve(listener: socket.socket, kind: str) -> None:
     rows = candles()
     with tempfile.TemporaryDirectory() as folder:
-        store = await _embedded(Path(folder), rows) if kind == "embedded" else OneBatch(rows)
+        store = await _embedded(Path(folder), rows) if kind == "embedded" else cast(SeriesStore, OneBatch(rows))
         config = uvicorn.Config(
             _application(store), loop="uvloop", http="httptools", access_log=False, log_level="warning", lifespan="off"
         )
         await uvicorn.Server(config).serve(sockets=[listener])
 
 
-async def _embedded(folder: Path, rows: Batch) -> object:
+async def _embedded(folder: Path, rows: Batch) -> SeriesStore:
     store = EmbeddedStore(folder, cache_bytes=128 * 1024 * 1024)
     for start in range(0, _ROWS, 10_000):
         await store.append(rows.take(slice(start, start + 10_000)))

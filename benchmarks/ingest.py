@@ -10,7 +10,6 @@ id; latency is counted when append returned for it, which is when it is durable 
 
 import argparse
 import asyncio
-import gc
 import subprocess
 import sys
 import tempfile
@@ -32,6 +31,7 @@ from data_manager.adapters.bus.opening import open_bus
 from data_manager.adapters.bus.publisher import open_publisher
 from data_manager.adapters.clock import SystemClock
 from data_manager.adapters.store.embedded import EmbeddedStore
+from data_manager.app import tune_interpreter
 from data_manager.domain.batch import Batch
 from data_manager.ports import Bus, DeadLetter, Receipt
 from data_manager.services.ingest import Buffer, Limits, Ports, ingest
@@ -197,9 +197,7 @@ def main() -> None:
         url, rate, seconds = args.publish
         uvloop.run(publish(url, int(rate), float(seconds)))
         return
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(100_000, 50, 100)
+    tune_interpreter()
     uvloop.run(throughput(args.rounds))
     uvloop.run(latencies(args.seconds))
 

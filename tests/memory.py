@@ -9,6 +9,7 @@ What an append does with a row, row by row:
   the live row whose key they reach.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
@@ -65,6 +66,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self._held: dict[Series, dict[tuple[Any, ...], _Row]] = {}
         self._live: dict[Series, _Row] = {}
+        self._versions: Counter[Series] = Counter()
 
     async def append(self, batch: Batch) -> Receipt:
         """See SeriesStore.append."""
@@ -72,6 +74,7 @@ class MemoryStore:
         rows = [
             _Row(batch.dataset, values, rank) for values, rank in zip(batch.rows(), ranks(batch).tolist(), strict=True)
         ]
+        self._versions.update(batch.series)
         owners = [batch.series[code] for code in batch.codes.tolist()]
         changeable = live_rows(batch).tolist()
         for row, series, live in zip(rows, owners, changeable, strict=True):
@@ -105,6 +108,10 @@ class MemoryStore:
             self._live[series] = row
             return Receipt(changed=1)
         return Receipt(duplicate=1)
+
+    def version(self, series: Series) -> int:
+        """A number that changes with every change of the rows of a series."""
+        return self._versions[series]
 
     async def scan(
         self,
@@ -162,6 +169,7 @@ class MemoryStore:
         gone = [key for key, row in held.items() if span.holds(row.values[row.dataset.time])]
         for key in gone:
             del held[key]
+        self._versions[series] += 1
         return len(gone)
 
     async def series(self) -> list[Series]:

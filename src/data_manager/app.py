@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from data_manager.adapters.bus.nats_server import NatsServer
     from data_manager.adapters.store.embedded import EmbeddedStore
     from data_manager.api.health import Readiness
+    from data_manager.services.dropping import Losses
     from data_manager.services.replay import ReplayProgress, ReplayReport
 
 _log = structlog.get_logger(__name__)
@@ -39,6 +40,8 @@ _CLOCK = SystemClock()
 _STATISTICS_S = 30.0
 _STATE_S = 2.0
 _STATS_LINE_S = 60.0
+_WATCH_S = 1.0
+_LAST_WORDS_S = 1.0  # for findings, after the last row is stored
 _NOTHING_PARSES = 100  # events that all had to be rejected since the start: something is wrong with the feed or with us
 
 
@@ -63,12 +66,14 @@ async def run(settings: Settings, *, own_server: bool, say: Callable[[str], None
 
 
 async def _open(settings: Settings, stack: AsyncExitStack, *, own_server: bool) -> Service:
+    from data_manager.adapters.binance.wire import DATASET_OF, Decoder
     from data_manager.adapters.bus.nats_core import CoreOptions
     from data_manager.adapters.bus.nats_server import NatsServer
     from data_manager.adapters.bus.nats_stream import StreamOptions
     from data_manager.adapters.bus.opening import open_bus
     from data_manager.adapters.meta.sql import open_meta
     from data_manager.adapters.store.embedded import EmbeddedStore
+    from data_manager.services.dropping import Losses
 
     sockets = _listen(settings, stack)
     store = await asyncio.to_thread(EmbeddedStore, settings.data_dir, settings.store_memory_bytes)
@@ -84,6 +89,7 @@ async def _open(settings: Settings, stack: AsyncExitStack, *, own_server: bool) 
         dead_bytes_max=settings.dead_letters_bytes_max,
     )
     stack.push_async_callback(meta.close)
+    losses = Losses(Decoder(settings.market), DATASET_OF, settings.market, _CLOCK)
     bus = open_bus(
         nats_access(settings, [server.url] if server else settings.nats_servers),
         settings.nats_consumer_subject,
@@ -97,10 +103,12 @@ async def _open(settings: Settings, stack: AsyncExitStack, *, own_server: bool) 
             ack_wait_s=settings.nats_ack_wait_s,
             in_flight_max=settings.message_queue_size,
         ),
-        core=CoreOptions(queue=settings.nats_consumer, rows_max=settings.message_queue_size),
+        core=CoreOptions(
+            queue=settings.nats_consumer, rows_max=settings.message_queue_size, show_dropped=losses.let_go
+        ),
     )
     stack.push_async_callback(bus.close)
-    return Service(settings, store, meta, bus, sockets, server)
+    return Service(settings, store, meta, bus, losses, sockets, server)
 
 
 class Service:
@@ -112,17 +120,24 @@ class Service:
         store: EmbeddedStore,
         meta: MetaStore,
         bus: Bus,
+        losses: Losses,
         sockets: dict[str, socket.socket],
         server: NatsServer | None,
     ) -> None:
+        from data_manager.services.reporting import Reporter
+        from data_manager.services.watch import Watch
+
         self.settings = settings
         self.store = store
         self.meta = meta
         self.bus = bus
+        self.losses = losses
         self.sockets = sockets
         self.server = server
         self.tally = telemetry.Tally()
         self.metrics = telemetry.TallyMetrics(self.tally)
+        self.reporter = Reporter(meta.keep_findings)
+        self.watch = Watch(_CLOCK, self.tally, self.reporter.report)
         self.store_breaker = Breaker("store")
         self.meta_breaker = Breaker("metadata")
         self._statistics: dict[str, int] = {}
@@ -132,10 +147,7 @@ class Service:
         from data_manager.services.catalog import keep_statistics
         from data_manager.services.periodic import every
 
-        gc.collect()
-        gc.freeze()  # what is loaded by now stays: the collector need not look at it again
-        sys.setswitchinterval(0.001)  # the loop waits at most so long for a thread that is at work in Python
-        gc.set_threshold(100_000, 50, 100)  # a flush makes many objects that all go together
+        tune_interpreter()
         servers = self._servers()
         async with asyncio.TaskGroup() as group:
             ingesting = group.create_task(self._ingest(), name="ingest")
@@ -143,6 +155,8 @@ class Service:
             again: list[tuple[float, str, Callable[[], Awaitable[object]]]] = [
                 (_STATE_S, "bus state", self._look_at_bus),
                 (_STATS_LINE_S, "stats line", self._say_stats),
+                (_WATCH_S, "watch", self._look_at_streams),
+                (_WATCH_S, "findings", self.reporter.keep),
                 (
                     _STATISTICS_S,
                     "statistics",
@@ -150,6 +164,7 @@ class Service:
                 ),
             ]
             periodic = [group.create_task(every(s, what, work, _CLOCK), name=what) for s, what, work in again]
+            periodic.append(group.create_task(self._resume_watch(), name="resume watch"))
             if self.server is not None:
                 periodic.append(group.create_task(self.server.keep(), name="nats-server"))
             await stopping.wait()
@@ -163,6 +178,7 @@ class Service:
                 task.cancel()
             for _, one, _ in servers:
                 one.should_exit = True
+            await self._say_last_findings()
             await asyncio.wait(serving)
 
     async def _ingest(self) -> None:
@@ -180,6 +196,8 @@ class Service:
             self.meta.keep_dead,
             insist_dead,
             _CLOCK,
+            saw=self.watch.saw,
+            let_go=self.losses.note,
         )
         await ingest(ports, Buffer(self.settings.market, DATASET_OF, self.tally, limits))
 
@@ -208,12 +226,10 @@ class Service:
         from data_manager.api.health import Readiness
 
         state = self.metrics.bus
+        if state is None or not state.connected:  # the news may be older than the connection
+            state = await self._look_at_bus()
         reasons = {
-            "nats": "not looked at yet"
-            if state is None
-            else None
-            if state.connected
-            else state.reason or "not connected",
+            "nats": None if state.connected else state.reason or "not connected",
             "store": self.store_breaker.reason,
             "metadata": None if await self.meta.healthy() else "does not answer",
             "ingest": self._nothing_parses(),
@@ -234,6 +250,24 @@ class Service:
         self.metrics.bus = await self.bus.state()
         return self.metrics.bus
 
+    async def _look_at_streams(self) -> None:
+        self.reporter.report(self.losses.findings())
+        self.watch.judge()
+
+    async def _resume_watch(self) -> None:
+        """Take over what an earlier run left open, as soon as the metadata store tells."""
+        from data_manager.services.watch import left_open
+
+        self.watch.adopt(await self.meta_breaker.call(lambda: left_open(self.meta)))
+
+    async def _say_last_findings(self) -> None:
+        self.reporter.report(self.losses.findings())
+        try:
+            async with asyncio.timeout(_LAST_WORDS_S):
+                await self.reporter.keep()
+        except TimeoutError:
+            _log.warning("findings are not kept: the metadata store is too slow", waiting=self.reporter.waiting)
+
     async def _say_stats(self) -> None:
         tally = self.tally
         _log.info(
@@ -249,6 +283,14 @@ class Service:
             lag_ms=tally.lag_ms,
             missing=tally.missing(),
         )
+
+
+def tune_interpreter() -> None:
+    """Settings of the interpreter for a process that moves many small objects and must answer within milliseconds."""
+    gc.collect()
+    gc.freeze()  # what is loaded by now stays: the collector need not look at it again
+    gc.set_threshold(100_000, 50, 100)  # a flush makes many objects that all go together
+    sys.setswitchinterval(0.001)  # the event loop waits at most so long for a thread that is at work in Python
 
 
 def _listen(settings: Settings, stack: AsyncExitStack) -> dict[str, socket.socket]:

@@ -5,12 +5,13 @@ translate their driver's errors at their own door (Unavailable, Conflict, Corrup
 """
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 from msgspec import Struct
 
 from data_manager.domain.batch import Batch
 from data_manager.domain.dataset import Series
+from data_manager.domain.finding import Finding, FindingKind
 from data_manager.domain.span import Span
 
 
@@ -54,12 +55,15 @@ class BusState(Struct, frozen=True, kw_only=True):
 class Dropped(Struct, frozen=True):
     """Messages that were let go unread: how many, and between which of our instants.
 
-    count 0: we were away from a bus without memory, and nobody knows how many there were.
+    count 0: we were away from a bus without memory, and nobody knows how many there were. shown: so many of them were
+    handed one by one to whoever asked for that at opening.
     """
 
     count: int
     first_ms: int
     last_ms: int
+    why: Literal["overflow", "away", "discarded"] = "overflow"  # here, between server and us, by the server's bounds
+    shown: int = 0
 
 
 class Bus(Protocol):
@@ -251,6 +255,26 @@ class MetaStore(Protocol):
 
     async def statistics(self) -> list[SeriesStatistics]:
         """Of every series ever kept, sorted by series id."""
+        ...
+
+    async def keep_findings(self, findings: Sequence[Finding]) -> None:
+        """Keep the newest version of each finding, durable on return, within the bound given at opening.
+
+        What is held never goes back: an end stays or moves on, what is resolved stays resolved, and evidence comes
+        from the version that knows most. Over the bound the oldest resolved make room, then the oldest.
+        """
+        ...
+
+    async def findings(
+        self,
+        *,
+        limit: int,
+        offset: int = 0,
+        kind: FindingKind | None = None,
+        series: str | None = None,
+        open_only: bool = False,
+    ) -> tuple[list[Finding], int]:
+        """A page of findings, the newest found first, and how many there are in all. series: a series id."""
         ...
 
     async def healthy(self) -> bool:

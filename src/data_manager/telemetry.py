@@ -41,7 +41,8 @@ class Tally:
     store_seconds: float = 0.0
     last_event_ms: int | None = None  # newest event time stored
     lag_ms: int | None = None  # our clock minus the venue's, newest stored event
-    oldest_unflushed_ms: int | None = None  # when the oldest row that waits was received
+    oldest_unflushed_ms: int | None = None  # when the oldest event that waits was received
+    findings_open: Counter[str] = field(default_factory=Counter)  # raised by the watch over the streams, by kind
 
     def stored(self, event_type: str, receipt: Receipt) -> None:
         """Count what an append did."""
@@ -84,6 +85,10 @@ class TallyMetrics:
             yield _counter(
                 f"rows_{outcome}", f"Rows whose append was: {outcome}.", "event_type", getattr(tally, outcome)
             )
+        found = GaugeMetricFamily("data_manager_findings_open", "Findings that last, of the watch.", labels=["kind"])
+        for kind, count in tally.findings_open.items():
+            found.add_metric([kind], count)
+        yield found
         yield CounterMetricFamily("data_manager_events_dropped", "Events let go for want of room.", tally.dropped)
         yield CounterMetricFamily("data_manager_flushes", "Flushes to the store.", tally.flushes)
         yield CounterMetricFamily("data_manager_append_seconds", "Time spent in appends.", tally.store_seconds)

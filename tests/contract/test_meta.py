@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -26,15 +27,18 @@ from sqlalchemy.schema import CreateTable
 
 from data_manager.adapters.meta.database import connect
 from data_manager.adapters.meta.failures import translated
+from data_manager.adapters.meta.findings import advance
 from data_manager.adapters.meta.migrate import SCRIPTS, migrate
 from data_manager.adapters.meta.sql import SqlMetaStore, count_again, if_newer, open_meta
-from data_manager.adapters.meta.tables import REVISION, Merge, datasets, dead_letters, metadata, upsert
+from data_manager.adapters.meta.tables import REVISION, Merge, datasets, dead_letters, findings, metadata, upsert
 from data_manager.domain.dataset import Series
 from data_manager.domain.errors import BadQuery, BadSetting, Corrupt, Unavailable
+from data_manager.domain.finding import Finding, FindingKind, found
 from data_manager.ports import DeadLetter, KeptDeadLetter, SeriesStatistics
 
 DATABASES = ["sqlite", *(["mysql"] if "TEST_MYSQL_URL" in os.environ else [])]
 NOW_MS = 1_700_000_000_000
+REVISIONS = ["0001", "0002"]
 
 
 async def emptied(url: str) -> str:
@@ -311,6 +315,114 @@ async def rows_of(url: str, question: str) -> list[dict[str, Any]]:
     return rows
 
 
+# ── Findings ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def finding(at: int = 0, **other: Any) -> Finding:
+    given = {"kind": FindingKind.SILENCE, "series": "um.trade.BTCUSDT", "stream": "trade", "severity": "warning"}
+    given |= {"start_ms": NOW_MS + at, "found_ms": NOW_MS + at, "evidence": {"last_event_ms": NOW_MS, "why": None}}
+    return found(**{**given, **other})
+
+
+async def all_findings(store: SqlMetaStore, **wanted: Any) -> list[Finding]:
+    page, total = await store.findings(limit=1_000_000, **wanted)
+    assert len(page) == total
+    return page
+
+
+async def test_a_finding_comes_back_as_it_was(meta: SqlMetaStore) -> None:
+    given = [
+        finding(3),
+        finding(2, series=None, severity="critical", end_ms=NOW_MS + 9, evidence={"名": "é😀", "n": 2**60}),
+        finding(1, kind=FindingKind.DROPPED, stream=None, series="cm.candle.币安人生USD_PERP.1M", evidence={}),
+    ]
+    await meta.keep_findings(given)
+    await meta.keep_findings(given)
+    await meta.keep_findings([])
+    assert await all_findings(meta) == given
+
+
+async def test_findings_come_newest_first_in_pages_and_by_what_they_are(meta: SqlMetaStore) -> None:
+    silent = [finding(at) for at in range(5)]
+    dropped = [finding(at, kind=FindingKind.DROPPED, series=None) for at in range(5, 8)]
+    over = silent[1].resolved(NOW_MS + 100, NOW_MS + 50)
+    await meta.keep_findings([*silent, *dropped, over])
+    newest_first = [*dropped[::-1], silent[4], silent[3], silent[2], over, silent[0]]
+    assert await all_findings(meta) == newest_first
+    assert await meta.findings(limit=3, offset=2) == (newest_first[2:5], 8)
+    assert await all_findings(meta, kind=FindingKind.DROPPED) == dropped[::-1]
+    assert await all_findings(meta, kind=FindingKind.STALE) == []
+    assert await all_findings(meta, series="um.trade.BTCUSDT") == newest_first[3:]
+    assert await all_findings(meta, series="um.trade.btcusdt") == []
+    assert await all_findings(meta, open_only=True, kind=FindingKind.SILENCE) == [silent[at] for at in (4, 3, 2, 0)]
+    with pytest.raises(BadQuery):
+        await meta.findings(limit=-1)
+
+
+def versions() -> st.SearchStrategy[Finding]:
+    """Versions of one finding; evidence follows from what is known, so that equal knowledge says the same."""
+
+    def version(end: int | None, resolved: int | None) -> Finding:
+        end_ms = None if end is None else NOW_MS + end
+        one = finding(end_ms=end_ms, evidence={"end": end, "resolved": resolved})
+        return one if resolved is None else one.resolved(NOW_MS + resolved, NOW_MS + 1)
+
+    return st.builds(version, st.none() | st.integers(1, 9), st.none() | st.integers(1, 9))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(versions(), min_size=1, max_size=6), st.data())
+def test_versions_meet_in_any_order_and_nothing_goes_back(given: list[Finding], data: st.DataObject) -> None:
+    def rank(one: Finding) -> tuple[int, int]:
+        return one.resolved_ms or -1, one.end_ms or -1
+
+    shuffled = data.draw(st.permutations(given))
+    best = max(given, key=rank)
+
+    async def kept(order: list[Finding], folder: str) -> Finding:
+        async with opened(f"sqlite:///{folder}/meta.db") as store:
+            for one in order:
+                await store.keep_findings([one])
+            (held,) = await all_findings(store)
+            return held
+
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as other:
+        one, two = asyncio.run(kept(given, folder)), asyncio.run(kept(shuffled, other))
+    for held in (one, two):
+        assert held.resolved_ms == max((v.resolved_ms for v in given if v.resolved_ms is not None), default=None)
+        assert held.end_ms == max((v.end_ms for v in given if v.end_ms is not None), default=None)
+        assert held.evidence in [v.evidence for v in given if rank(v) == rank(best)]
+
+
+async def test_what_grows_says_how_much_in_its_newest_version(meta: SqlMetaStore) -> None:
+    await meta.keep_findings([finding(end_ms=NOW_MS + 5, evidence={"events": 3})])
+    await meta.keep_findings([finding(end_ms=NOW_MS + 5, evidence={"events": 4}, found_ms=NOW_MS + 77)])
+    (held,) = await all_findings(meta)
+    assert (held.evidence, held.found_ms) == ({"events": 4}, NOW_MS)
+
+
+async def test_the_oldest_resolved_make_room_then_the_oldest(url: str) -> None:
+    async with opened(url, findings_max=4) as store:
+        await store.keep_findings([finding(at) for at in range(4)])
+        await store.keep_findings([finding(at).resolved(NOW_MS + 50, NOW_MS + 40) for at in (2, 3)])
+        await store.keep_findings([finding(4)])
+        assert [one.start_ms - NOW_MS for one in await all_findings(store)] == [4, 3, 1, 0]
+        await store.keep_findings([finding(at) for at in (5, 6)])
+        assert [one.start_ms - NOW_MS for one in await all_findings(store)] == [6, 5, 4, 1]
+
+
+async def test_writers_of_findings_beside_each_other_agree(url: str) -> None:
+    given = [finding(at) for at in range(50)]
+    async with opened(url) as one, opened(url) as other:
+        await asyncio.gather(*(store.keep_findings(given[i:]) for i in range(10) for store in (one, other)))
+        assert await all_findings(one) == given[::-1]
+
+
+async def test_a_bound_of_nothing_is_refused(url: str) -> None:
+    with pytest.raises(BadSetting, match="findings_max"):
+        await open_meta(url, findings_max=0)
+
+
 # ── More than one ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -354,7 +466,7 @@ async def test_a_closed_store_says_so(url: str) -> None:
 
 
 async def test_migrating_twice_is_migrating_once(url: str) -> None:
-    assert await migrate(url) == [REVISION]
+    assert await migrate(url) == REVISIONS
     assert await migrate(url) == []
 
 
@@ -367,6 +479,23 @@ async def test_migrations_make_exactly_the_tables_of_the_code(url: str) -> None:
         )
     await database.close()
     assert differences == []
+
+
+async def test_findings_can_be_taken_back_and_brought_again(url: str) -> None:
+    await migrate(url)
+    database = connect(url)
+
+    def downgrade(connection: Any) -> None:
+        config = Config(attributes={"connection": connection, "on_version_apply": lambda **_: None})
+        config.set_main_option("script_location", SCRIPTS)
+        command.downgrade(config, "0001")
+
+    async with database.writing() as connection:
+        await connection.run_sync(downgrade)
+    await database.close()
+    assert await migrate(url) == ["0002"]
+    async with opened(url) as store:
+        await store.keep_findings([finding()])
 
 
 def test_the_code_names_the_newest_revision() -> None:
@@ -398,7 +527,7 @@ async def test_tables_of_the_predecessor_are_taken_over_with_their_rows(url: str
 
 async def test_many_may_migrate_at_once_and_one_does(url: str) -> None:
     applied = await asyncio.gather(*(migrate(url) for _ in range(4)))
-    assert sorted(applied) == [[], [], [], [REVISION]]
+    assert sorted(applied) == [[], [], [], REVISIONS]
 
 
 async def test_two_processes_may_migrate_at_once_and_one_does(url: str) -> None:
@@ -413,7 +542,7 @@ async def test_two_processes_may_migrate_at_once_and_one_does(url: str) -> None:
         assert process.returncode == 0
         return out.decode().strip()
 
-    assert sorted(await asyncio.gather(run(), run())) == [f"['{REVISION}']", "[]"]
+    assert sorted(await asyncio.gather(run(), run())) == sorted([str(REVISIONS), "[]"])
 
 
 async def test_without_leave_to_migrate_an_old_schema_is_refused(url: str) -> None:
@@ -572,6 +701,7 @@ async def test_a_url_that_cannot_work_is_refused_without_its_password(url: str) 
     [
         (dead_letters, count_again, ["received_ms", "first_received_ms", "kept_bytes"]),
         (datasets, if_newer, ["updated_ms"]),
+        (findings, advance, ["end_ms", "resolved_ms"]),
     ],
 )
 def test_mysql_changes_a_column_only_after_it_was_compared(table: Table, merge: Merge, compared: list[str]) -> None:

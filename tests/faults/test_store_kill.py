@@ -42,7 +42,14 @@ def batch(number: int) -> Batch:
     late = [dice.randrange(max(1, turn * 20)) for _ in range(8)]
     if kind == 0:
         symbols = ("BTCUSDT", "1000PEPEUSDT")
-        return _batch([trade(n, symbol) for symbol in symbols for n in {*range(turn * 20, turn * 20 + 20), *late} if n % 7 or n in late])
+        return _batch(
+            [
+                trade(n, symbol)
+                for symbol in symbols
+                for n in {*range(turn * 20, turn * 20 + 20), *late}
+                if n % 7 or n in late
+            ]
+        )
     if kind == 1:
         return _batch([depth_update(n) for n in {*range(turn * 10, turn * 10 + 10), *late}])
     minutes = {turn, *(n // 20 for n in late)}

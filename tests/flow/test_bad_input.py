@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import random
 import re
 import resource
@@ -25,7 +24,7 @@ from data_manager.domain.span import Span
 from data_manager.ports import Receipt
 from tests.conftest import eventually
 from tests.contract.rows import BASE_MS, batch_of, candle, trade
-from tests.servers import free_port, own_server
+from tests.servers import free_port
 from tests.service import (
     Service,
     bare_environment,

@@ -1,27 +1,42 @@
 """The HTTP application: routes made from the table of datasets, one error body, one boundary around it all.
 
-    server ──> Boundary (id, figures, 500) ──> FastAPI (routing, /docs) ──> Endpoint ──> services/query ──> store
+    server ──> Boundary (id, figures, errors) ──> Endpoint ──> services/query ──> store
+                        └──> FastAPI: /docs, /openapi.json, 404, 405
 
 Every route that is here works; what later releases bring is a 404 until then.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
-from starlette.middleware import Middleware
+from starlette.types import ASGIApp
 
 from data_manager.api.boundary import Boundary
+from data_manager.api.cache import AnswerCache
 from data_manager.api.data import Reading, data_routes
-from data_manager.api.errors import HANDLERS, internal
+from data_manager.api.errors import HANDLERS, answer_to
 from data_manager.api.health import AskReadiness, Readiness, health_routes
 from data_manager.api.metrics import HttpMetrics, metrics_app
+from data_manager.api.routing import Endpoint
+from data_manager.domain.dataset import Series
 from data_manager.ports import Clock, MetaStore, SeriesStore
+
+
+def _unknown(series: Series) -> int | None:
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Components:
-    """What the application is made of. source is the kind of store, as answers name it: embedded, mongodb."""
+    """What the application is made of.
+
+    source is the kind of store, as answers name it: embedded, mongodb. series_version gives a number that differs
+    whenever an answer about the series may differ, and that changes no earlier than the rows can be read; None where
+    the store cannot tell. With it, answers are kept for who asks the same again.
+    """
 
     store: SeriesStore
     meta: MetaStore
@@ -31,15 +46,17 @@ class Components:
     source: str
     readiness: AskReadiness
     registry: CollectorRegistry
+    series_version: Callable[[Series], int | None] = _unknown
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Bounds of a request: rows of a page, and how long the store may take."""
+    """Bounds: rows of a page, how long the store may take for one, and the bytes of answers kept."""
 
     rows_default: int = 100
     rows_max: int = 1_000
     query_timeout_s: float = 30.0
+    cache_bytes: int = 33_554_432
 
 
 def create_app(components: Components, limits: Limits | None = None) -> FastAPI:
@@ -49,23 +66,44 @@ def create_app(components: Components, limits: Limits | None = None) -> FastAPI:
         store=components.store,
         market=components.market,
         source=components.source,
+        version=components.series_version,
+        cache=AnswerCache(bounds.cache_bytes),
         limit_default=bounds.rows_default,
         limit_max=bounds.rows_max,
         timeout_s=bounds.query_timeout_s,
     )
-    app = FastAPI(
+    app = _Application(
         title="Petrosa Data Manager API",
         version=components.version,
         description=_ABOUT,
         openapi_tags=_TAGS,
         exception_handlers=HANDLERS,
-        middleware=[Middleware(Boundary, metrics=HttpMetrics(components.registry), on_error=internal)],
+        redirect_slashes=False,
     )
+    app.metrics = HttpMetrics(components.registry)
     app.router.routes[:0] = [
         *data_routes(reading),
         *health_routes(components.clock, components.version, components.readiness, components.registry),
     ]
     return app
+
+
+class _Application(FastAPI):
+    metrics: HttpMetrics
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """FastAPI's own layers, and the boundary around them."""
+        direct = {route.path: route for route in self.router.routes if isinstance(route, Endpoint)}
+        return Boundary(super().build_middleware_stack(), direct, self.metrics, answer_to)
+
+    def openapi(self) -> dict[str, Any]:
+        """As FastAPI makes it, with our examples: it would leave out every null of theirs."""
+        described = super().openapi()
+        for route in self.router.routes:
+            if isinstance(route, Endpoint) and route.example is not None:
+                answers = described["paths"][route.path]["get"]["responses"]
+                answers["200"]["content"]["application/json"]["example"] = route.example
+        return described
 
 
 _ABOUT = """\

@@ -1,11 +1,12 @@
 """The outermost layer of every request: its id, its figures, who may read the answer, and the last line of defence.
 
-A plain ASGI layer: one wrapped send, no task, no copy of the body.
+A plain ASGI layer: one wrapped send, no task, no copy of the body. A GET of a route of ours goes straight to it, with or
+without a slash at the end; everything else (documentation, wrong methods, what does not exist) FastAPI answers.
 """
 
 import re
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from time import perf_counter
 
 from starlette.requests import Request
@@ -13,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from data_manager.api.metrics import HttpMetrics
+from data_manager.api.routing import Endpoint
 
 REQUEST_ID = "data_manager.request_id"
 """Where the scope of a request holds its id."""
@@ -32,10 +34,11 @@ OnError = Callable[[Request, Exception], Awaitable[Response]]
 
 
 class Boundary:
-    """Wraps an application. on_error answers for what nobody inside caught."""
+    """Wraps an application. direct: its routes without path parameters. on_error: the answer to what was raised."""
 
-    def __init__(self, app: ASGIApp, metrics: HttpMetrics, on_error: OnError) -> None:
+    def __init__(self, app: ASGIApp, direct: Mapping[str, Endpoint], metrics: HttpMetrics, on_error: OnError) -> None:
         self._app = app
+        self._direct = direct
         self._metrics = metrics
         self._on_error = on_error
 
@@ -66,10 +69,11 @@ class Boundary:
             if method == "OPTIONS" and b"access-control-request-method" in given:
                 await Response(status_code=204, headers=_PREFLIGHT)(inner, receive, sending)
             else:
-                await self._app(inner, receive, sending)
+                await self._route(inner)(inner, receive, sending)
         except Exception as error:
-            self._metrics.failed(_endpoint(inner), error)
             answer = await self._on_error(Request(inner), error)
+            if answer.status_code >= 500:
+                self._metrics.failed(_endpoint(inner), error)
             if status:
                 raise  # too late to answer: the server closes the connection
             await answer(inner, receive, sending)
@@ -83,6 +87,14 @@ class Boundary:
                 int(asked) if asked.isdigit() else 0,
                 answered,
             )
+
+    def _route(self, scope: Scope) -> ASGIApp:
+        path = scope["path"]
+        found = self._direct.get(path) or self._direct.get(path.removesuffix("/"))
+        if found is None or scope["method"] != "GET":
+            return self._app
+        scope["route"] = found
+        return found.app
 
 
 def _request_id(given: bytes | None) -> bytes:

@@ -1,7 +1,7 @@
 """GET /data/…: the rows of every dataset, by one handler. The routes are made from the table of datasets."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, quote
@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl, quote
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from data_manager.api.cache import AnswerCache, Kept, Question
 from data_manager.api.errors import DOCUMENTED
 from data_manager.api.negotiation import (
     COMPRESS_FROM_BYTES,
@@ -17,13 +18,15 @@ from data_manager.api.negotiation import (
     compressed,
     has_already,
 )
-from data_manager.api.pages import Written, book, document, rows_alone
+from data_manager.api.pages import book, document, rows_alone
 from data_manager.api.routing import Endpoint, Header, Reply
 from data_manager.api.schema import BOOK, parameters
 from data_manager.api.schema import page as page_schema
-from data_manager.domain.dataset import Dataset
+from data_manager.domain.batch import Batch
+from data_manager.domain.dataset import Dataset, Series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import BadQuery, Unavailable
+from data_manager.domain.levels import Levels
 from data_manager.ports import SeriesStore
 from data_manager.services.formats import FORMATS, Format, require_format
 from data_manager.services.query import Page, Query, fetch, parse
@@ -32,18 +35,20 @@ NEWEST_ALONE = frozenset(("depth",))
 """Paths that answer the newest book alone when asked for nothing but a pair, as the first release did."""
 
 _QUERY_BYTES_MAX = 8_192
-_THREAD_ROWS, _THREAD_BYTES = 2_000, 262_144  # above these, other requests need not wait for the work
+_THREAD_ROWS, _THREAD_BYTES = 8_000, 262_144  # above these (rows and book levels), others need not wait for the work
 _JSON: Header = (b"content-type", b"application/json")
 _ALWAYS: list[Header] = [(b"cache-control", b"no-cache"), (b"vary", b"Accept, Accept-Encoding")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What the data routes need. source is the kind of store, as metadata.source tells it."""
+    """What the data routes need. source is the kind of store, as metadata.source tells it; version as in Components."""
 
     store: SeriesStore
     market: str
     source: str
+    version: Callable[[Series], int | None]
+    cache: AnswerCache
     limit_default: int = 100
     limit_max: int = 1_000
     timeout_s: float = 30.0
@@ -67,11 +72,12 @@ def _route(reading: Reading, dataset: Dataset) -> Endpoint:
         tags=["data"],
         summary=dataset.description,
         description=_DESCRIPTION + (_BOOK_DESCRIPTION if dataset.path in NEWEST_ALONE else ""),
+        example=example,
         response_description="Rows; their order and which ones they are is said above.",
         responses=DOCUMENTED,
         openapi_extra={
             "parameters": parameters(dataset, min(reading.limit_default, reading.limit_max), reading.limit_max),
-            "responses": {"200": {"content": _content(dataset, schema, example)}, "304": _NOT_MODIFIED},
+            "responses": {"200": {"content": _content(dataset, schema)}, "304": _NOT_MODIFIED},
         },
     )
 
@@ -92,16 +98,31 @@ _BOOK_DESCRIPTION = (
 _NOT_MODIFIED = {"description": "The caller's If-None-Match names what would be answered."}
 
 
-def _content(dataset: Dataset, schema: dict[str, Any], example: dict[str, Any]) -> dict[str, Any]:
+def _content(dataset: Dataset, schema: dict[str, Any]) -> dict[str, Any]:
     others = {one.media_type: {"schema": {"type": "string"}} for one in FORMATS.values() if one.name != "json"}
     whole = {"oneOf": [schema, BOOK]} if dataset.path in NEWEST_ALONE else schema
-    return {FORMATS["json"].media_type: {"schema": whole, "example": example}, **others}
+    return {FORMATS["json"].media_type: {"schema": whole}, **others}
 
 
 async def _answer(reading: Reading, dataset: Dataset, request: Request) -> Reply:
     headers: dict[bytes, bytes] = dict(request.scope["headers"])
-    given = _given(request.scope["query_string"])
-    form = require_format(given["format"]) if "format" in given else accepted_format(headers.get(b"accept", b""))
+    accept, codings = headers.get(b"accept", b""), headers.get(b"accept-encoding", b"")
+    question = (dataset.path, request.scope["query_string"], accept, codings)
+    kept = reading.cache.get(question)
+    if kept is None or kept.version != reading.version(kept.series):
+        kept = await _made(reading, dataset, question)
+        if kept.version is not None:
+            reading.cache.put(question, kept)
+    if b"if-none-match" in headers and has_already(headers[b"if-none-match"], kept.etag):
+        return Reply(304, [*_ALWAYS, (b"etag", kept.etag)], b"")
+    return kept.reply
+
+
+async def _made(reading: Reading, dataset: Dataset, question: Question) -> Kept:
+    """The answer, read and written now. The version is taken before the rows, so that it is never too new for them."""
+    _, query_string, accept, codings = question
+    given = _given(query_string)
+    form = require_format(given["format"]) if "format" in given else accepted_format(accept)
     if form is None:
         raise HTTPException(406, f"Accept names none of {', '.join(one.media_type for one in FORMATS.values())}")
     alone = dataset.path in NEWEST_ALONE and form.name == "json" and given.keys() <= {"pair", "format"}
@@ -109,13 +130,21 @@ async def _answer(reading: Reading, dataset: Dataset, request: Request) -> Reply
     query = parse(
         dataset, reading.market, given, limit_default=limit_default, limit_max=reading.limit_max, also=("format",)
     )
+    version = reading.version(query.series)
     page = await _fetch(reading, query)
     write = book if alone else document if form.name == "json" else rows_alone
-    if len(page.rows) > _THREAD_ROWS:
+    if _weight(page.rows) > _THREAD_ROWS:
         written = await asyncio.to_thread(write, reading.source, query, page, form)
     else:
         written = write(reading.source, query, page, form)
-    return await _reply(written, _about(query, page, form), headers)
+    body, coding = await _coded(written.body, codings)
+    reply = Reply(200, [*_ALWAYS, (b"etag", written.etag), *_about(query, page, form), *coding], body)
+    return Kept(query.series, version, reply, written.etag)
+
+
+def _weight(rows: Batch) -> int:
+    """How much there is to write: rows, and levels of books."""
+    return len(rows) + sum(len(column.prices) for column in rows.columns.values() if isinstance(column, Levels))
 
 
 def _given(query_string: bytes) -> dict[str, str]:
@@ -151,14 +180,11 @@ def _about(query: Query, page: Page, form: Format) -> list[Header]:
     return headers
 
 
-async def _reply(written: Written, about: list[Header], asked: Mapping[bytes, bytes]) -> Reply:
-    body, etag = written
-    headers = [*_ALWAYS, (b"etag", etag)]
-    if b"if-none-match" in asked and has_already(asked[b"if-none-match"], etag):
-        return Reply(304, headers, b"")
-    coding = accepted_coding(asked[b"accept-encoding"]) if b"accept-encoding" in asked else None
-    if coding is not None and len(body) >= COMPRESS_FROM_BYTES:
-        large = len(body) > _THREAD_BYTES
-        body = await asyncio.to_thread(compressed, body, coding) if large else compressed(body, coding)
-        headers.append((b"content-encoding", coding.encode()))
-    return Reply(200, [*headers, *about], body)
+async def _coded(body: bytes, codings: bytes) -> tuple[bytes, list[Header]]:
+    """The body in the coding the caller likes best, where that is worth it, and the header that says so."""
+    coding = accepted_coding(codings) if codings else None
+    if coding is None or len(body) < COMPRESS_FROM_BYTES:
+        return body, []
+    large = len(body) > _THREAD_BYTES
+    packed = await asyncio.to_thread(compressed, body, coding) if large else compressed(body, coding)
+    return packed, [(b"content-encoding", coding.encode())]

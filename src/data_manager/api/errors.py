@@ -97,13 +97,13 @@ async def _corrupt(request: Request, error: Exception) -> Response:
     return error_answer(request, 500, "corrupt", message)
 
 
-async def internal(request: Request, error: Exception) -> Response:
+async def _internal(request: Request, error: Exception) -> Response:
     """Anything nobody expected: logged with its traceback, told with its request id only."""
     _log.error(
         "request failed",
         request_id=request.scope.get(REQUEST_ID),
         method=request.method,
-        path=request.url.path[:200],
+        path=request.scope["path"][:200],
         exc_info=error,
     )
     return error_answer(request, 500, "internal", _INTERNAL)
@@ -112,7 +112,7 @@ async def internal(request: Request, error: Exception) -> Response:
 async def _http(request: Request, error: Exception) -> Response:
     """What the framework says by itself: no such route, wrong method, a body too large."""
     assert isinstance(error, HTTPException)
-    path = request.url.path[:_SHOWN_MAX]
+    path = request.scope["path"][:_SHOWN_MAX]
     headers = dict(error.headers or {})
     if error.status_code == 404:
         return error_answer(request, 404, "not_found", f"there is no {path}", valid="see /docs or /openapi.json")
@@ -122,7 +122,7 @@ async def _http(request: Request, error: Exception) -> Response:
         return error_answer(request, 405, "method_not_allowed", message, valid=valid, headers=headers)
     status = HTTPStatus(error.status_code)
     message = str(error.detail or status.phrase)
-    return error_answer(request, status, status.name.lower(), message, headers=headers)
+    return error_answer(request, error.status_code, status.name.lower(), message, headers=headers)
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
@@ -139,11 +139,18 @@ HANDLERS: dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, An
     Unavailable: _unavailable,
     Conflict: _conflict,
     Corrupt: _corrupt,
-    DataManagerError: internal,
+    DataManagerError: _internal,
     HTTPException: _http,
     RequestValidationError: _invalid,
 }
 """By class; the closest base of an error answers for it."""
+
+
+async def answer_to(request: Request, error: Exception) -> Response:
+    """The one error body for any error; what none of the handlers is for was not expected."""
+    handler = next((HANDLERS[kind] for kind in type(error).__mro__ if kind in HANDLERS), _internal)
+    return await handler(request, error)
+
 
 DOCUMENTED: dict[int | str, dict[str, Any]] = {
     406: {"model": ErrorBody, "description": "No format that Accept asks for."},

@@ -33,14 +33,15 @@ Handler = Callable[[Request], Awaitable[Response | Reply]]
 
 
 class Endpoint(APIRoute):
-    """GET path, answered by handler. documentation goes to OpenAPI."""
+    """GET path, answered by handler. documentation goes to OpenAPI, and example into its JSON answer."""
 
-    def __init__(self, path: str, handler: Handler, **documentation: Any) -> None:
+    def __init__(self, path: str, handler: Handler, *, example: Any = None, **documentation: Any) -> None:
         async def endpoint(request: Request) -> None:
             """What FastAPI looks at; app below is what runs."""
 
         super().__init__(path, endpoint, methods=["GET"], response_model=None, **documentation)
         self.app = _app(handler)
+        self.example = example
 
 
 def _app(handler: Handler) -> ASGIApp:

@@ -20,7 +20,7 @@ from data_manager.domain.columns import Ints
 from data_manager.domain.dataset import Dataset
 from data_manager.domain.errors import Rejected, Unavailable
 from data_manager.domain.events import Event, Ignored, Outcome
-from data_manager.ports import Bus, Clock, DeadLetter, Delivery, Receipt
+from data_manager.ports import Bus, Clock, DeadLetter, Delivery, Dropped, Receipt
 from data_manager.telemetry import Tally
 
 _log = structlog.get_logger(__name__)
@@ -41,8 +41,15 @@ class Limits(NamedTuple):
     dead_max: int = 10_000
 
 
+def _unheard(_: object) -> None:
+    """Nobody wants to know."""
+
+
 class Ports(NamedTuple):
-    """What ingest talks to. append and insist_dead try until their store answers; keep_dead raises Unavailable."""
+    """What ingest talks to. append and insist_dead try until their store answers; keep_dead raises Unavailable.
+
+    saw is told of every batch that was stored, let_go of what the bus had to drop. Both return at once.
+    """
 
     bus: Bus
     decode: Decode
@@ -50,6 +57,8 @@ class Ports(NamedTuple):
     keep_dead: KeepDead
     insist_dead: KeepDead
     clock: Clock
+    saw: Callable[[Batch], None] = _unheard
+    let_go: Callable[[Sequence[Dropped]], None] = _unheard
 
 
 async def ingest(ports: Ports, buffer: Buffer) -> None:
@@ -63,10 +72,18 @@ async def ingest(ports: Ports, buffer: Buffer) -> None:
                 await flush(ports, buffer)
             else:
                 await asyncio.sleep(0)
-        buffer.tally.dropped += sum(drop.count for drop in ports.bus.drops())
+        note_drops(ports, buffer.tally)
         if buffer.due(ports.clock):
             await flush(ports, buffer)
+    note_drops(ports, buffer.tally)
     await flush(ports, buffer)
+
+
+def note_drops(ports: Ports, tally: Tally) -> None:
+    """Count what the bus let go, and pass it on."""
+    if drops := ports.bus.drops():
+        tally.dropped += sum(drop.count for drop in drops)
+        ports.let_go(drops)
 
 
 async def flush(ports: Ports, buffer: Buffer) -> None:
@@ -86,9 +103,11 @@ async def flush(ports: Ports, buffer: Buffer) -> None:
         tally.stored(dataset.wire, receipt + Receipt(duplicate=packed.repeated))
         tally.in_flight -= len(packed.batch) + packed.repeated
         _note_lag(tally, packed.batch)
+        ports.saw(packed.batch)
     tally.flushes += 1
     tally.store_seconds += ports.clock.monotonic_s() - started
     unkept = await _keep_dead(ports, buffer)
+    buffer.note_oldest()
     await ports.bus.ack([one for one in held.deliveries if id(one) not in unkept] if unkept else held.deliveries)
 
 
@@ -196,6 +215,14 @@ class Buffer:
             self._events += added
             self.tally.received[dataset.wire] += added
             self.tally.in_flight += added
+        if self.tally.oldest_unflushed_ms is None:
+            self.note_oldest()
+
+    def note_oldest(self) -> None:
+        """Enter since when the oldest delivery waits; a delivery with unkept dead letters waits too."""
+        waiting = [one.delivery.received_ms for one in self.dead[:1]]
+        waiting += [one.received_ms for one in self._deliveries[:1]]
+        self.tally.oldest_unflushed_ms = min(waiting, default=None)
 
     def full(self) -> bool:
         """Whether as much waits as may."""

@@ -6,7 +6,7 @@ with the span of the absence.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import structlog
@@ -24,11 +24,15 @@ _log = structlog.get_logger(__name__)
 
 
 class CoreOptions(Struct, frozen=True, kw_only=True):
-    """Who shares the subject with us, and how much may wait here."""
+    """Who shares the subject with us, how much may wait here, and who is shown what is let go for that.
+
+    show_dropped is called by the reader, once per delivery: it must be quick and must not raise.
+    """
 
     queue: str = "petrosa-data-manager"
     rows_max: int = 20_000
     bytes_max: int = 64 * 2**20
+    show_dropped: Callable[[Delivery], None] | None = None
 
 
 class NatsCore(NatsBus):
@@ -101,6 +105,7 @@ class _Bounded(Arrivals):
         self.last_ms = 0
         self._clock = clock
         self._rows_max, self._bytes_max = options.rows_max, options.bytes_max
+        self._show = options.show_dropped
         self._bytes = 0
         self._drops: list[Dropped] = []
         self._in_a_row = False  # the next drop is the neighbour of the last
@@ -123,7 +128,7 @@ class _Bounded(Arrivals):
         """So many (0: nobody knows) did not reach us, between since_ms and now."""
         self._in_a_row = False
         self.dropped += count
-        self._note(Dropped(count, since_ms, self._clock.now_ms()))
+        self._note(Dropped(count, since_ms, self._clock.now_ms(), "away"))
 
     def collect_drops(self) -> list[Dropped]:
         """Spans since the last call."""
@@ -135,15 +140,17 @@ class _Bounded(Arrivals):
         oldest = self.waiting.popleft()
         self._bytes -= len(oldest.payload)
         self.dropped += 1
-        self._note(Dropped(1, oldest.received_ms, oldest.received_ms))
+        self._note(Dropped(1, oldest.received_ms, oldest.received_ms, shown=0 if self._show is None else 1))
         self._in_a_row = True
+        if self._show is not None:
+            self._show(oldest)
 
     def _note(self, drop: Dropped) -> None:
         """Add a span, or let the last one grow."""
         if self._drops and (self._in_a_row or len(self._drops) >= _DROPS_MAX):
             last = self._drops[-1]
             first_ms, last_ms = min(last.first_ms, drop.first_ms), max(last.last_ms, drop.last_ms)
-            self._drops[-1] = Dropped(last.count + drop.count, first_ms, last_ms)
+            self._drops[-1] = Dropped(last.count + drop.count, first_ms, last_ms, drop.why, last.shown + drop.shown)
         else:
             self._drops.append(drop)
 

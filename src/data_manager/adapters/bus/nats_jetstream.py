@@ -239,7 +239,7 @@ class _Discarded:
             self.total += missing
             self._told_to = standing.first
             first_ms = standing.read_ms if newest is None else _stored_ms(newest)
-            self._news.append(Dropped(missing, first_ms, now_ms))
+            self._news.append(Dropped(missing, first_ms, now_ms, "discarded"))
             _log.error("the stream discarded messages unread: raise NATS_STREAM_MAX_BYTES", count=missing)
 
     def forget(self) -> None:

@@ -9,11 +9,13 @@ from msgspec import Struct
 from sqlalchemy import bindparam, case, delete, func, literal_column, select, true
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from data_manager.adapters.meta import findings as kept_findings
 from data_manager.adapters.meta.database import Database, connect
 from data_manager.adapters.meta.tables import REVISION, datasets, dead_letters, upsert
 from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import BadQuery, BadSetting, Corrupt, Unavailable
+from data_manager.domain.finding import Finding, FindingKind
 from data_manager.domain.time import datetime_of
 from data_manager.ports import DeadLetter, KeptDeadLetter, SeriesStatistics
 
@@ -43,6 +45,7 @@ async def open_meta(
     dead_letters_max: int = 10_000,
     dead_bytes_max: int = 64 * MIB,
     payload_bytes_max: int = 64 * KIB,
+    findings_max: int = 100_000,
     migrate: bool = True,
 ) -> "SqlMetaStore":
     """The metadata store a URL names, with its schema brought up to date first unless migrate is False.
@@ -51,6 +54,8 @@ async def open_meta(
     migrated) or Corrupt.
     """
     bounds = DeadBounds(dead_letters_max, dead_bytes_max, payload_bytes_max)
+    if findings_max < 1:
+        raise BadSetting("findings_max", findings_max, "must be 1 or more")
     database = connect(url)
     try:
         if await database.revision() != REVISION:
@@ -58,7 +63,7 @@ async def open_meta(
     except BaseException:
         await database.close()
         raise
-    return SqlMetaStore(database, bounds)
+    return SqlMetaStore(database, bounds, findings_max)
 
 
 async def _bring_up_to_date(url: str, database: Database, allowed: bool) -> None:
@@ -73,10 +78,11 @@ async def _bring_up_to_date(url: str, database: Database, allowed: bool) -> None
 class SqlMetaStore:
     """Everything that is not a row of market data. dead_evicted: letters that made room since the opening."""
 
-    def __init__(self, database: Database, bounds: DeadBounds) -> None:
+    def __init__(self, database: Database, bounds: DeadBounds, findings_max: int) -> None:
         self.dead_evicted = 0
         self._database = database
         self._bounds = bounds
+        self._findings_max = findings_max
 
     async def keep_dead(self, letters: Sequence[DeadLetter]) -> None:
         rows = _merged(letters, self._bounds.payload_bytes_max)
@@ -140,6 +146,28 @@ class SqlMetaStore:
         ours = select(datasets).where(datasets.c.updated_ms.is_not(None)).order_by(datasets.c.dataset_id)
         async with self._database.reading() as connection:
             return [_statistics(row) for row in (await connection.execute(ours)).mappings()]
+
+    async def keep_findings(self, findings: Sequence[Finding]) -> None:
+        if not findings:
+            return
+        async with self._database.writing() as connection:
+            await kept_findings.keep(connection, findings, self._findings_max)
+
+    async def findings(
+        self,
+        *,
+        limit: int,
+        offset: int = 0,
+        kind: FindingKind | None = None,
+        series: str | None = None,
+        open_only: bool = False,
+    ) -> tuple[list[Finding], int]:
+        limit, offset = _whole(limit, "limit"), _whole(offset, "offset")
+        series = None if series is None else _text(series, 128)
+        async with self._database.reading() as connection:
+            return await kept_findings.page(
+                connection, limit=limit, offset=offset, kind=kind, series=series, is_open=open_only
+            )
 
     async def healthy(self) -> bool:
         try:

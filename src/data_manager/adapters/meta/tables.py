@@ -20,12 +20,13 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    Text,
 )
 from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.sql.dml import Insert
 from sqlalchemy.types import TypeDecorator
 
-REVISION: Final = "0001"
+REVISION: Final = "0002"
 """The revision these tables belong to: the newest of migrations/versions."""
 
 MYSQL: Final[dict[str, Any]] = {
@@ -98,6 +99,27 @@ datasets = Table(
     Column("last_ms", BigInteger),
     Column("updated_ms", BigInteger),
     Index("idx_datasets_category", "category"),
+    **MYSQL,
+)
+
+findings = Table(
+    "findings",
+    metadata,
+    Column("id", String(32), primary_key=True),  # see domain/finding.py
+    Column("kind", String(32), nullable=False),
+    Column("series", String(128)),  # a series id
+    Column("stream", String(64)),
+    Column("severity", String(16), nullable=False),
+    Column("start_ms", BigInteger, nullable=False),
+    Column("end_ms", BigInteger),
+    Column("found_ms", BigInteger, nullable=False),
+    Column("resolved_ms", BigInteger),
+    Column("evidence", Text, nullable=False),  # a JSON object
+    # Newest first: of all, of a kind, of a series, of those that are open.
+    Index("idx_findings_found", "found_ms", "id"),
+    Index("idx_findings_kind", "kind", "found_ms", "id"),
+    Index("idx_findings_series", "series", "found_ms", "id"),
+    Index("idx_findings_resolved", "resolved_ms", "found_ms", "id"),
     **MYSQL,
 )
 

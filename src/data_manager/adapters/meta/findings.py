@@ -1,0 +1,86 @@
+"""Findings in SQL: how a version meets the one that is held, and who makes room."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import structlog
+from msgspec import json
+from sqlalchemy import ColumnElement, and_, bindparam, case, delete, func, literal_column, or_, select, true
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from data_manager.adapters.meta.tables import findings, upsert
+from data_manager.domain.errors import Corrupt
+from data_manager.domain.finding import Evidence, Finding, FindingKind
+
+_NONE: Any = literal_column("-1")
+_NEWEST_FIRST = (findings.c.found_ms.desc(), findings.c.id.desc())
+_EVIDENCE = json.Decoder(Evidence)
+_log = structlog.get_logger(__name__)
+
+
+async def keep(connection: AsyncConnection, given: Sequence[Finding], rows_max: int) -> None:
+    """Enter the findings, in order of id: writers that take locks in one order cannot wait for each other."""
+    rows = [_row(one) for one in sorted(given, key=lambda one: one.id)]
+    await connection.execute(upsert(connection.dialect.name, findings, advance), rows)
+    await _make_room(connection, rows_max)
+
+
+def advance(held: Any, new: Any) -> Mapping[str, Any]:
+    """A version meets the one that is held: who is resolved knows more, and who ends later; then who comes later."""
+
+    def rank(row: Any, name: str) -> Any:
+        return func.coalesce(row[name], _NONE)
+
+    same = rank(new, "resolved_ms") == rank(held, "resolved_ms")
+    later = rank(new, "resolved_ms") > rank(held, "resolved_ms")
+    knows_more = or_(later, and_(same, rank(new, "end_ms") >= rank(held, "end_ms")))
+    return {
+        **{name: case((knows_more, new[name]), else_=held[name]) for name in ("severity", "evidence")},
+        **{
+            name: case((rank(new, name) > rank(held, name), new[name]), else_=held[name])
+            for name in ("end_ms", "resolved_ms")
+        },
+    }
+
+
+async def page(
+    connection: AsyncConnection, *, limit: int, offset: int, kind: FindingKind | None, series: str | None, is_open: bool
+) -> tuple[list[Finding], int]:
+    """See MetaStore.findings."""
+    wanted: ColumnElement[bool] = true()
+    if kind is not None:
+        wanted = and_(wanted, findings.c.kind == kind.value)
+    if series is not None:
+        wanted = and_(wanted, findings.c.series == series)
+    if is_open:
+        wanted = and_(wanted, findings.c.resolved_ms.is_(None))
+    total = await connection.scalar(select(func.count()).select_from(findings).where(wanted))
+    found = select(findings).where(wanted).order_by(*_NEWEST_FIRST).limit(limit).offset(offset)
+    return [_finding(row) for row in (await connection.execute(found)).mappings()], total or 0
+
+
+async def _make_room(connection: AsyncConnection, rows_max: int) -> None:
+    held = await connection.scalar(select(func.count()).select_from(findings)) or 0
+    if held <= rows_max:
+        return
+    resolved_first = (findings.c.resolved_ms.is_(None), findings.c.found_ms, findings.c.id)
+    order = select(findings.c.id, findings.c.resolved_ms).order_by(*resolved_first).limit(held - rows_max)
+    leaving = (await connection.execute(order)).all()
+    forget = delete(findings).where(findings.c.id == bindparam("finding_id"))
+    await connection.execute(forget, [{"finding_id": row.id} for row in leaving])
+    still_open = sum(row.resolved_ms is None for row in leaving)
+    if still_open:
+        _log.error("open findings were forgotten for want of room", count=still_open, rows_max=rows_max)
+
+
+def _row(finding: Finding) -> dict[str, Any]:
+    row = {name: getattr(finding, name) for name in Finding.__struct_fields__}
+    return {**row, "kind": finding.kind.value, "evidence": json.encode(finding.evidence).decode()}
+
+
+def _finding(row: Mapping[Any, Any]) -> Finding:
+    try:
+        kind, evidence = FindingKind(row["kind"]), _EVIDENCE.decode(row["evidence"])
+    except ValueError as error:  # msgspec's are ValueErrors too
+        raise Corrupt(f"finding {row['id']} cannot be read: {error}") from error
+    return Finding(**{**row, "kind": kind, "evidence": evidence})

@@ -1,0 +1,206 @@
+"""Watch: is anything silent, late or unreadable that used to come? Judged every second, per stream and per series.
+
+    silence        nothing for silence_s of listening (longer where the dataset itself is slower)    once it was heard
+    stale          even the freshest row of a second was received late_ms after it happened
+    parse errors   more than refused_max events of a stream refused for one reason within the last minute
+
+A judgement must come out the same turns times in a row before a finding is raised, and again before it is resolved.
+
+Time is counted as listening: only while judgements follow each other and appends go through. A clock that is set, an
+event loop that stood still and a store that was away therefore make nothing silent. The span of a finding is in our
+clock's time, exact to about a second.
+
+A row older than a day when it comes is history on the live subject (a replay), not a late row: it says that the stream
+lives and nothing about its lag. An offset between our clock and the venue's counts as lag, or hides it; that is why a
+row may be late by much more than clocks are off.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from typing import Final, Literal, NamedTuple
+
+import numpy as np
+
+from data_manager.domain.batch import Batch
+from data_manager.domain.columns import Mask
+from data_manager.domain.dataset import Series, parse_series
+from data_manager.domain.datasets import DATASETS
+from data_manager.domain.errors import BadQuery
+from data_manager.domain.finding import Evidence, Finding, FindingKind, found
+from data_manager.domain.time import DAY_MS
+from data_manager.ports import Clock, MetaStore
+from data_manager.services.watched import Subject, Subjects, Verdicts
+from data_manager.telemetry import Tally
+
+WATCHED: Final = (FindingKind.SILENCE, FindingKind.STALE, FindingKind.PARSE_ERRORS)
+"""The kinds that are raised and resolved here."""
+
+_MINUTE_TURNS: Final = 60
+_LEFT_OPEN_MAX: Final = 20_000  # of a kind
+_STEP_MAX_S: Final = 2.0  # what is longer between two judgements, we did not listen
+
+
+class Rules(NamedTuple):
+    """When something is wrong. turns: judgements in a row that must agree."""
+
+    silence_s: float = 60.0
+    late_ms: int = 30_000
+    refused_max: int = 5
+    turns: int = 3
+    subjects_max: int = 20_000
+
+
+class Watch:
+    """Give it every batch that was stored, and ask it for judgement every second."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        tally: Tally,
+        report: Callable[[Sequence[Finding]], None],
+        rules: Rules | None = None,
+    ) -> None:
+        self._clock = clock
+        self._tally = tally
+        self._report = report
+        self._rules = rules or Rules()
+        self._subjects = Subjects(self._rules.silence_s, self._rules.subjects_max)
+        self._verdicts = {kind: Verdicts(self._rules.turns) for kind in WATCHED}
+        self._open: dict[tuple[FindingKind, Subject], list[Finding]] = {}
+        self._refused = deque([tally.rejected.copy()], maxlen=_MINUTE_TURNS + 1)
+        self._listened_s = 0.0
+        self._judged_s = clock.monotonic_s()
+        self._flushes = 0
+
+    def saw(self, batch: Batch) -> None:
+        """These rows were stored."""
+        self._subjects.heard_of(batch, self._listened_s)
+
+    def adopt(self, findings: Sequence[Finding]) -> None:
+        """Findings left open by an earlier run: they end when things are well again, which is not known yet."""
+        for finding in findings:
+            subject = _subject(finding)
+            if finding.kind in WATCHED and subject is not None:
+                self._open.setdefault((finding.kind, subject), []).append(finding)
+                self._verdicts[finding.kind].presume(self._subjects.slot_of(subject))
+
+    def judge(self) -> None:
+        """Look at everything once; raise and resolve what turned out the same often enough. Call it every second."""
+        now_ms = self._clock.now_ms()
+        self._listen()
+        subjects = self._subjects
+        subjects.sum_streams()
+        lags = subjects.lag_ms[: len(subjects)]
+        bad = {
+            FindingKind.SILENCE: (subjects.silent(self._listened_s), subjects.heard()),
+            FindingKind.STALE: (lags > self._rules.late_ms, lags < DAY_MS),
+            FindingKind.PARSE_ERRORS: (self._unreadable(), None),
+        }
+        news: list[Finding] = []
+        for kind, (wrong, known) in bad.items():
+            verdicts = self._verdicts[kind]
+            for slot in verdicts.turn(wrong, known, now_ms):
+                news += self._raise(kind, slot, now_ms) if verdicts.raised[slot] else self._resolve(kind, slot, now_ms)
+        subjects.begin_turn()
+        for kind, verdicts in self._verdicts.items():
+            self._tally.findings_open[kind.value] = int(verdicts.raised.sum())
+        self._report(news)
+
+    def series_facts(self) -> list[dict[str, str | int | None]]:
+        """What is known of every series heard of since the start, sorted by id."""
+        return [self._fact(slot, subject) for subject, slot in self._subjects.series()]
+
+    def _fact(self, slot: int, series: Series) -> dict[str, str | int | None]:
+        event_ms = int(self._subjects.event_ms[slot])
+        state: Literal["silent", "stale", "live"] = (
+            "silent"
+            if self._verdicts[FindingKind.SILENCE].is_raised(slot)
+            else "stale"
+            if self._verdicts[FindingKind.STALE].is_raised(slot)
+            else "live"
+        )
+        return {
+            "series": series.id,
+            "last_event_ms": event_ms if event_ms >= 0 else None,
+            "events": int(self._subjects.rows[slot]),
+            "state": state,
+        }
+
+    def _listen(self) -> None:
+        """Count the time since the last judgement, unless we could not have heard anything in it."""
+        now_s, flushes = self._clock.monotonic_s(), self._tally.flushes
+        stuck = flushes == self._flushes and self._tally.in_flight > 0
+        step_s = now_s - self._judged_s
+        if not stuck:
+            self._listened_s += min(step_s, _STEP_MAX_S)
+        self._judged_s, self._flushes = now_s, flushes
+
+    def _unreadable(self) -> Mask:
+        """Mask of the streams with more refused events of one reason within a minute than may be."""
+        self._refused.append(self._tally.rejected.copy())
+        bad = {
+            self._subjects.slot_of(stream)
+            for (stream, _), count in self._refused_lately().items()
+            if count > self._rules.refused_max
+        }
+        mask = np.zeros(len(self._subjects), np.bool_)
+        mask[[slot for slot in bad if slot is not None]] = True
+        return mask
+
+    def _refused_lately(self) -> Counter[tuple[str, str]]:
+        return self._refused[-1] - self._refused[0]
+
+    def _raise(self, kind: FindingKind, slot: int, now_ms: int) -> list[Finding]:
+        subject = self._subjects.names[slot]
+        series = subject if isinstance(subject, Series) else None
+        finding = found(
+            kind,
+            series=None if series is None else series.id,
+            stream=DATASETS[series.dataset].wire if series is not None else str(subject),
+            severity="critical" if kind is FindingKind.SILENCE and series is None else "warning",
+            start_ms=self._start_ms(kind, slot),
+            evidence=self._evidence(kind, slot),
+            found_ms=now_ms,
+        )
+        self._open.setdefault((kind, subject), []).append(finding)
+        return [finding]
+
+    def _resolve(self, kind: FindingKind, slot: int, now_ms: int) -> list[Finding]:
+        since_ms = int(self._verdicts[kind].since_ms[slot])
+        return [one.resolved(now_ms, since_ms) for one in self._open.pop((kind, self._subjects.names[slot]), [])]
+
+    def _start_ms(self, kind: FindingKind, slot: int) -> int:
+        """Silence began with the last row; everything else when it was first judged so."""
+        array = self._subjects.received_ms if kind is FindingKind.SILENCE else self._verdicts[kind].since_ms
+        return int(array[slot])
+
+    def _evidence(self, kind: FindingKind, slot: int) -> Evidence:
+        if kind is FindingKind.PARSE_ERRORS:
+            stream = self._subjects.names[slot]
+            return {reason: count for (label, reason), count in self._refused_lately().items() if label == stream}
+        event_ms = int(self._subjects.event_ms[slot])
+        evidence: Evidence = {"last_event_ms": event_ms if event_ms >= 0 else None}
+        if kind is FindingKind.STALE:
+            evidence["lag_ms"] = int(self._subjects.lag_ms[slot])
+        return evidence
+
+
+async def left_open(meta: MetaStore) -> list[Finding]:
+    """Findings of the watched kinds that nobody resolved. Raises Unavailable."""
+    findings: list[Finding] = []
+    for kind in WATCHED:
+        page, _ = await meta.findings(limit=_LEFT_OPEN_MAX, kind=kind, open_only=True)
+        findings += page
+    return findings
+
+
+def _subject(finding: Finding) -> Subject | None:
+    """What a finding is about; None where this version does not know such a series."""
+    if finding.series is None:
+        return finding.stream
+    try:
+        return parse_series(finding.series, DATASETS, "um")
+    except BadQuery:
+        return None
