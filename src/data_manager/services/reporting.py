@@ -7,7 +7,7 @@ from typing import Final
 
 import structlog
 
-from data_manager.domain.errors import Unavailable
+from data_manager.domain.errors import Corrupt, Unavailable
 from data_manager.domain.finding import Finding
 
 _log = structlog.get_logger(__name__)
@@ -44,11 +44,11 @@ class Reporter:
             _log.error("a finding was lost: the metadata store is away for too long", **_fields(forgotten))
 
     async def keep(self) -> None:
-        """Write what waits to the store; if that is away it goes on waiting."""
+        """Write what waits to the store; if that is away or damaged it goes on waiting."""
         while some := list(self._waiting.values())[:_AT_ONCE]:
             try:
                 await self._keep(some)
-            except Unavailable as error:
+            except (Unavailable, Corrupt) as error:
                 if not self._away:
                     _log.warning("findings wait for the metadata store", waiting=self.waiting, reason=str(error))
                 self._away = True

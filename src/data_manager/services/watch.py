@@ -22,12 +22,13 @@ from collections.abc import Callable, Sequence
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
+import structlog
 
 from data_manager.domain.batch import Batch
 from data_manager.domain.columns import Mask
 from data_manager.domain.dataset import Series, parse_series
 from data_manager.domain.datasets import DATASETS
-from data_manager.domain.errors import BadQuery
+from data_manager.domain.errors import BadQuery, Corrupt
 from data_manager.domain.finding import Evidence, Finding, FindingKind, found
 from data_manager.domain.time import DAY_MS
 from data_manager.ports import Clock, MetaStore
@@ -40,6 +41,7 @@ WATCHED: Final = (FindingKind.SILENCE, FindingKind.STALE, FindingKind.PARSE_ERRO
 _MINUTE_TURNS: Final = 60
 _LEFT_OPEN_MAX: Final = 20_000  # of a kind
 _STEP_MAX_S: Final = 2.0  # what is longer between two judgements, we did not listen
+_log = structlog.get_logger(__name__)
 
 
 class Rules(NamedTuple):
@@ -188,10 +190,14 @@ class Watch:
 
 
 async def left_open(meta: MetaStore) -> list[Finding]:
-    """Findings of the watched kinds that nobody resolved. Raises Unavailable."""
+    """Findings of the watched kinds that nobody resolved, as far as they can be read. Raises Unavailable."""
     findings: list[Finding] = []
     for kind in WATCHED:
-        page, _ = await meta.findings(limit=_LEFT_OPEN_MAX, kind=kind, open_only=True)
+        try:
+            page, _ = await meta.findings(limit=_LEFT_OPEN_MAX, kind=kind, open_only=True)
+        except Corrupt as error:
+            _log.error("open findings cannot be read: they stay open", kind=kind.value, reason=str(error))
+            continue
         findings += page
     return findings
 
