@@ -130,6 +130,10 @@ class _Clock:
         await asyncio.sleep(seconds)
 
 
+async def _ingest() -> dict[str, object]:
+    return {}
+
+
 async def _ready() -> Readiness:
     return Readiness(ready=True, status="healthy", components={}, reasons=[])
 
@@ -165,6 +169,7 @@ def _ours(store: SeriesStore, *, keep: bool) -> ASGIApp:
             source="bench",
             readiness=_ready,
             registry=CollectorRegistry(),
+            ingest=_ingest,
             series_version=lambda series: 1 if keep else None,
         )
     )

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,12 @@ from nats.js import api
 from nats.js.errors import NotFoundError
 from prometheus_client.parser import text_string_to_metric_families
 
+from data_manager.adapters.store.readonly import ReadOnlyStore
+from data_manager.domain.datasets import DATASETS
 from data_manager.settings import SETTINGS
 from tests.conftest import eventually
 from tests.servers import fresh
 
-SUBJECT = "binance.futures.websocket.data"
 _WINDOW = 2_000  # messages published for one ack
 _START_S, _STOP_S, _DRAIN_S = 30.0, 5.0, 60.0
 
@@ -116,7 +117,10 @@ class Service:
 
     def _answers(self, *, ready: bool) -> bool:
         assert self.running, f"it ended\n{self.said()}"
-        return self.get("/health/readiness" if ready else "/health/liveness").status_code == 200
+        try:
+            return self.get("/health/readiness" if ready else "/health/liveness").status_code == 200
+        except httpx2.TransportError:
+            return False  # it is about to end, or to answer
 
     # ---- what it says --------------------------------------------------------------------------------------------
 
@@ -167,6 +171,21 @@ class Service:
                 return lines
             more = {"cursor": answer.headers["x-next-cursor"]}
 
+    async def held(self) -> list[str]:
+        """Ids of all series, as another process finds them in the store."""
+        store = ReadOnlyStore(self.data_dir, 1 << 20)
+        try:
+            return [series.id for series in await store.series()]
+        finally:
+            await store.close()
+
+    async def require(self, rows: Mapping[str, Sequence[str]]) -> None:
+        """Fails unless exactly these series are held, and of each exactly these rows (tests/truth.py)."""
+        assert await self.held() == sorted(rows)
+        for series, expected in rows.items():
+            path, query = asked(series)
+            assert self.lines(path, **query) == expected, f"{series}\n{self.said()}"
+
     def figures(self) -> "Figures":
         """Its metrics now."""
         return Figures(self._http.get(f"{self.metrics_url}/metrics").text)
@@ -199,6 +218,12 @@ class Figures:
         parts = [self.of(name) for name in (*names, "events_dropped_total", "events_in_flight")]
         assert received == sum(parts), (received, parts)
         assert self.of("conservation_missing") == 0
+
+
+def asked(series: str) -> tuple[str, dict[str, str]]:
+    """Path and parameters of a query for a series such as um.candle.BTCUSDT.1m."""
+    _, dataset, pair, *period = series.split(".")
+    return f"/data/{DATASETS[dataset].path}", {"pair": pair, **({"period": period[0]} if period else {})}
 
 
 def data_manager() -> list[str]:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
 
@@ -125,6 +125,7 @@ class Service:
         server: NatsServer | None,
     ) -> None:
         from data_manager.services.reporting import Reporter
+        from data_manager.services.status import IngestStatus
         from data_manager.services.watch import Watch
 
         self.settings = settings
@@ -138,6 +139,7 @@ class Service:
         self.metrics = telemetry.TallyMetrics(self.tally)
         self.reporter = Reporter(meta.keep_findings)
         self.watch = Watch(_CLOCK, self.tally, self.reporter.report)
+        self.status = IngestStatus(self.tally, self.watch, _CLOCK)
         self.store_breaker = Breaker("store")
         self.meta_breaker = Breaker("metadata")
         self._statistics: dict[str, int] = {}
@@ -216,6 +218,8 @@ class Service:
                 source=self.store.kind,
                 readiness=self.readiness,
                 registry=registry,
+                ingest=self._ingest_facts,
+                series_version=self.store.version,
             )
             api = create_app(components, Limits(rows_max=self.settings.api_max_page_size))
             servers.append(("api", _http(api), self.sockets["API_PORT"]))
@@ -248,7 +252,11 @@ class Service:
 
     async def _look_at_bus(self) -> BusState:
         self.metrics.bus = await self.bus.state()
+        self.status.look()
         return self.metrics.bus
+
+    async def _ingest_facts(self) -> dict[str, Any]:
+        return self.status.facts(self.metrics.bus)
 
     async def _look_at_streams(self) -> None:
         self.reporter.report(self.losses.findings())
@@ -301,7 +309,7 @@ def _listen(settings: Settings, stack: AsyncExitStack) -> dict[str, socket.socke
     sockets = {}
     for name, (host, port) in wanted.items():
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        one = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+        one = stack.enter_context(socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP))
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             one.bind((host, port))

@@ -4,18 +4,18 @@ import asyncio
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from data_manager.adapters.bus.nats_server import NatsServer
-from data_manager.domain.datasets import DATASETS
 from tests.conftest import eventually
 from tests.servers import free_port, own_server
 from tests.service import Service, connected, drained, publish, running
 from tests.truth import Line, lines_of, paths_of, rows_of
 
 KILLS = 5
-QUICKLY = {"nats_ack_wait_s": 2, "message_queue_size": 4_000, "max_batch_size": 500}
+QUICKLY: dict[str, Any] = {"nats_ack_wait_s": 2, "message_queue_size": 4_000, "max_batch_size": 500}
 """What was in flight comes again after 2 s instead of 30, and there are many flushes to be killed in."""
 
 
@@ -26,19 +26,10 @@ def lines(recordings: Path) -> list[Line]:
     return list(lines_of(*paths_of(recordings, "um", names)))
 
 
-def require_all(service: Service, lines: Sequence[Line]) -> None:
-    """Held is what was recorded, row for row, and nothing else."""
-    for series, rows in rows_of(lines).items():
-        _, dataset, pair, *period = series.split(".")
-        query = {"pair": pair, **({"period": period[0]} if period else {})}
-        assert service.lines(f"/data/{DATASETS[dataset].path}", **query) == rows, series
-
-
 async def test_the_service_killed_again_and_again(tmp_path: Path, lines: list[Line]) -> None:
     dice = random.Random(seed := 9)
-    service = Service(tmp_path / "service", **QUICKLY)
     async with own_server(tmp_path / "nats") as server:
-        service.environ["NATS_URL"] = server.url
+        service = Service(tmp_path / "service", nats_url=server.url, **QUICKLY)
         async with running(service), connected(server.url) as client:
             publishing = asyncio.create_task(publish(client, service.subject, [line.message for line in lines]))
             for _ in range(KILLS):
@@ -51,7 +42,7 @@ async def test_the_service_killed_again_and_again(tmp_path: Path, lines: list[Li
             await publishing
             await drained(client, service)
             service.figures().require_law()
-            require_all(service, lines)
+            await service.require(rows_of(lines))
             assert await service.stop() < 5.0
 
 
@@ -74,7 +65,7 @@ async def test_the_buss_server_killed_again_and_again(tmp_path: Path, lines: lis
             figures.require_law()
             assert figures.of("rows_new_total") == sum(map(len, rows_of(lines).values()))
             await eventually(lambda: service.figures().of("nats_reconnections_total") == KILLS, what="the metric")
-            require_all(service, lines)
+            await service.require(rows_of(lines))
             assert await service.stop() < 5.0
 
 
@@ -125,5 +116,5 @@ async def test_everything_on_one_machine_killed_and_started_again_at_once(tmp_pa
         async with connected(url) as client:
             await publish(client, service.subject, [line.message for line in lines[20_000:]])
             await drained(client, service)
-        require_all(service, lines)
+        await service.require(rows_of(lines))
         assert await service.stop() < 5.0

@@ -177,7 +177,8 @@ class Appenders:
         words, spin_s = dice.choice((1, 2, dice.randrange(3, 12), dice.randrange(12, 120))), dice.random() * 0.004
         self._process.stdin.write(f"{order}\n".encode())
         self._process.stdin.flush()
-        pid, heard, told, killed = 0, 0, set(), False
+        told: set[int] = set()
+        pid, heard, killed = 0, 0, False
         for line in self._process.stdout:
             word, _, number = line.decode().strip().partition(" ")
             if word == "pid":

@@ -3,8 +3,6 @@
 import asyncio
 import json
 import random
-import re
-import resource
 import socket
 import sqlite3
 import subprocess
@@ -15,32 +13,18 @@ from typing import Any, NamedTuple
 import pytest
 
 from data_manager.adapters.bus.nats_server import NatsServer
-from data_manager.adapters.store.embedded import EmbeddedStore, FoldAt
-from data_manager.domain.batch import Batch
-from data_manager.domain.dataset import Series
-from data_manager.domain.datasets import DATASETS
-from data_manager.domain.errors import Corrupt, Unavailable
-from data_manager.domain.span import Span
-from data_manager.ports import Receipt
 from tests.conftest import eventually
-from tests.contract.rows import BASE_MS, batch_of, candle, trade
 from tests.servers import free_port
 from tests.service import (
     Service,
     bare_environment,
-    connected,
     data_manager,
     dead_letters,
-    drained,
     feed,
-    publish,
     running,
     running_for_many,
 )
 from tests.truth import Line, lines_of, path_of, rows_of
-
-TRADES = Series("um", "trade", "BTCUSDT")
-CANDLES = Series("um", "candle", "BTCUSDT", "1m")
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +122,7 @@ BAD = {
     "high below low": Bad(_kline(h="9", i="3m"), "invalid", "high", "must not be below"),
     "rows of which one is bad": Bad(b"[" + _trade(t=11) + b"," + _trade(t=12, p="-1") + b"]", "invalid", "price", "above 0"),
 }  # fmt: skip
-STORED_OF_BAD = {11}  # trades among them that are good
+# one trade among them is good: 11
 
 
 async def test_bad_messages_become_dead_letters_and_the_good_ones_are_stored(
@@ -155,11 +139,9 @@ async def test_bad_messages_become_dead_letters_and_the_good_ones_are_stored(
         figures.require_law()
         assert figures.of("messages_received_total", event_type="raw") == len(payloads)
         assert figures.of("messages_failed_total") == 2 * len(BAD)
-        for series, rows in rows_of(lines).items():
-            _, dataset, pair, *period = series.split(".")
-            query = {"pair": pair, **({"period": period[0]} if period else {})}
-            assert service.lines(f"/data/{DATASETS[dataset].path}", **query) == rows, series
-        assert {row["trade_id"] for row in service.rows("/data/trades", pair="BADUSDT")} == STORED_OF_BAD
+        among_the_bad = service.lines("/data/trades", pair="BADUSDT")
+        assert [json.loads(row)["trade_id"] for row in among_the_bad] == [11]
+        await service.require({**rows_of(lines), "um.trade.BADUSDT": among_the_bad})
         assert service.get("/health/readiness").status_code == 200
         _require_letters(dead_letters(service), service.subject)
 
@@ -310,145 +292,4 @@ async def test_a_bus_that_comes_later_is_waited_for(tmp_path: Path, lines: list[
             await server.stop()
         gone = "no readiness any more"
         await eventually(lambda: service.get("/health/readiness").status_code == 503, within_s=20, what=gone)
-        assert await service.stop() < 5.0
-
-
-# ---- a disk that is full -----------------------------------------------------------------------------------------------
-
-
-async def test_a_full_disk_holds_everything_back_and_nothing_is_lost(
-    server: NatsServer, tmp_path: Path, lines: list[Line]
-) -> None:
-    """The process may not write beyond the present end of the log for a while: events wait on the bus."""
-    first, second = lines[: len(lines) // 2], lines[len(lines) // 2 :]
-    async with running(Service(tmp_path, nats_url=server.url)) as service, connected(server.url) as client:
-        await feed(server.url, service, [line.message for line in first])
-        log_bytes = (service.data_dir / "series.db-wal").stat().st_size
-        hard = resource.prlimit(service.pid, resource.RLIMIT_FSIZE)[1]
-        resource.prlimit(service.pid, resource.RLIMIT_FSIZE, (log_bytes, hard))
-        await publish(client, service.subject, [line.message for line in second])
-        await eventually(lambda: service.get("/health/readiness").status_code == 503, what="not ready")
-        [reason] = service.get("/health/readiness").json()["reasons"]
-        assert "DATA_DIR" in reason
-        assert service.get("/health/liveness").status_code == 200
-        assert service.figures().of("rows_new_total") == sum(map(len, rows_of(first).values()))
-        resource.prlimit(service.pid, resource.RLIMIT_FSIZE, (hard, hard))
-        await drained(client, service)
-        figures = service.figures()
-        figures.require_law()
-        assert figures.of("rows_new_total") == sum(map(len, rows_of(lines).values()))
-        assert service.get("/health/readiness").status_code == 200
-
-
-async def test_a_store_without_room_says_so_and_goes_on_when_there_is_some(tmp_path: Path) -> None:
-    """SQLite is told that the file may have so many pages and no more; appends and folds meet that limit."""
-    digits = random.Random(40)
-    store = EmbeddedStore(tmp_path, 1 << 20, FoldAt(rows=2_000))
-    store._writing.execute("PRAGMA max_page_count = 32")
-    batches = [
-        batch_of([trade(1_000 * n + m, price=f"{digits.randrange(10**12)}.25") for m in range(1_000)])
-        for n in range(40)
-    ]
-    kept = [number for number, batch in enumerate(batches) if await _fits(store, batch)]
-    assert 2 < len(kept) < 38
-    assert await store.count(TRADES) == 1_000 * len(kept)
-    store._writing.execute("PRAGMA max_page_count = 1000000")
-    for number, batch in enumerate(batches):
-        assert await store.append(batch) == (Receipt(duplicate=1_000) if number in kept else Receipt(new=1_000))
-    await store.fold(DATASETS["trade"])
-    assert (await store.scan(TRADES)).rows() == [row for batch in batches for row in batch.rows()]
-    await store.close()
-
-
-async def _fits(store: EmbeddedStore, batch: Batch) -> bool:
-    try:
-        return await store.append(batch) == Receipt(new=1_000)
-    except Unavailable as error:
-        assert "DATA_DIR" in str(error)
-        return False
-
-
-# ---- bytes that changed on the disk --------------------------------------------------------------------------------------
-
-
-async def filled(folder: Path) -> None:
-    """A store with chunks of trades of two symbols (of BTCUSDT the even ids) and of candles, and an empty journal."""
-    store = EmbeddedStore(folder, 1 << 20)
-    await store.append(batch_of([trade(n) for n in range(0, 6_000, 2)]))
-    await store.append(batch_of([trade(7 * n, "ETHUSDT", f"{n}.25") for n in range(3_000)]))
-    await store.append(batch_of([candle(minute) for minute in range(500)]))
-    for name in ("trade", "candle"):
-        await store.fold(DATASETS[name])
-    await store.close()
-
-
-def flip(folder: Path, series: Series, column: str) -> None:
-    """Change one byte of the blob of the only chunk of a series, in the file itself."""
-    file = folder / "series.db"
-    with sqlite3.connect(file) as connection:
-        sql = f"SELECT {column} FROM chunk JOIN series USING (sid) WHERE dataset = ? AND symbol = ?"
-        [(blob,)] = connection.execute(sql, (series.dataset, series.symbol)).fetchall()
-    connection.close()
-    content = bytearray(file.read_bytes())
-    piece = blob[-60:-20]
-    assert content.count(piece) == 1
-    content[content.index(piece) + 20] ^= 0x10
-    file.write_bytes(content)
-
-
-@pytest.mark.parametrize("column", ["keys", "rest"])
-async def test_a_flipped_byte_is_an_error_and_never_a_row(tmp_path: Path, column: str) -> None:
-    await filled(tmp_path)
-    flip(tmp_path, TRADES, column)
-    store = EmbeddedStore(tmp_path, 1 << 20)
-    for ask in (store.scan(TRADES), store.last(TRADES, 5), store.scan(TRADES, limit=1)):
-        with pytest.raises(Corrupt, match=re.escape(str(TRADES))):
-            await ask
-    assert len(await store.scan(CANDLES)) == 500
-    assert await store.append(batch_of([trade(99_000, "ETHUSDT")])) == Receipt(new=1)
-    await store.close()
-
-
-async def test_rows_keep_coming_in_beside_a_damaged_chunk(tmp_path: Path) -> None:
-    """The keys of the chunk are sound, so what comes can be told from what is held; the damage does not spread."""
-    await filled(tmp_path)
-    flip(tmp_path, TRADES, "rest")
-    store = EmbeddedStore(tmp_path, 1 << 20, FoldAt(rows=1))
-    given = {
-        7: True,
-        5_998: False,
-        5_999: True,
-        7_001: True,
-        9: True,
-        9_003: True,
-    }  # into the chunk, at its end, beyond it
-    for number, is_new in given.items():
-        assert await store.append(batch_of([trade(number)])) == Receipt(new=int(is_new), duplicate=int(not is_new))
-        await store.fold(DATASETS["trade"])
-    assert (await store.keys(TRADES)).key.tolist() == sorted([*range(0, 6_000, 2), 7, 9, 5_999, 7_001, 9_003])
-    beyond = Span(BASE_MS + 70_000, BASE_MS + 100_000)
-    assert (await store.scan(TRADES, beyond)).rows() == batch_of([trade(7_001), trade(9_003)]).rows()
-    with pytest.raises(Corrupt):
-        await store.scan(TRADES)
-    await store.close()
-    again = EmbeddedStore(tmp_path, 1 << 20)
-    assert await again.append(batch_of([trade(n) for n in (7, 9_003, 9_005)])) == Receipt(new=1, duplicate=2)
-    await again.close()
-
-
-async def test_the_service_serves_what_is_sound_and_refuses_what_is_not(server: NatsServer, tmp_path: Path) -> None:
-    service = Service(tmp_path, nats_url=server.url)
-    await filled(service.data_dir)
-    flip(service.data_dir, TRADES, "rest")
-    async with running(service):
-        answer = service.get("/data/trades", pair="BTCUSDT", limit=10)
-        assert (answer.status_code, answer.json()["error"]["code"]) == (500, "corrupt")
-        assert "checksum" in service.said()
-        assert len(service.rows("/data/trades", pair="ETHUSDT")) == 3_000
-        assert len(service.rows("/data/candles", pair="BTCUSDT", period="1m")) == 500
-        event = {"e": "trade", "E": BASE_MS, "T": BASE_MS, "s": "ETHUSDT", "t": 99_000, "p": "1.5", "q": "2", "m": True}
-        await feed(server.url, service, [json.dumps(event).encode(), json.dumps({**event, "s": "BTCUSDT"}).encode()])
-        assert len(service.rows("/data/trades", pair="ETHUSDT")) == 3_001
-        assert service.get("/data/trades", pair="BTCUSDT", start="2015-01-01").status_code == 500
-        assert service.get("/health/readiness").status_code == 200
         assert await service.stop() < 5.0

@@ -19,6 +19,7 @@ from data_manager.api.cache import AnswerCache
 from data_manager.api.data import Reading, data_routes
 from data_manager.api.errors import HANDLERS, answer_to
 from data_manager.api.health import AskReadiness, Readiness, health_routes
+from data_manager.api.inspect import AskIngest, inspect_routes
 from data_manager.api.metrics import HttpMetrics, metrics_app
 from data_manager.api.routing import Endpoint
 from data_manager.domain.dataset import Series
@@ -46,6 +47,7 @@ class Components:
     source: str
     readiness: AskReadiness
     registry: CollectorRegistry
+    ingest: AskIngest
     series_version: Callable[[Series], int | None] = _unknown
 
 
@@ -84,6 +86,7 @@ def create_app(components: Components, limits: Limits | None = None) -> FastAPI:
     app.router.routes[:0] = [
         *data_routes(reading),
         *health_routes(components.clock, components.version, components.readiness, components.registry),
+        *inspect_routes(components.meta, components.ingest),
     ]
     return app
 

@@ -1,7 +1,7 @@
 """The outermost layer of every request: its id, its figures, who may read the answer, and the last line of defence.
 
-A plain ASGI layer: one wrapped send, no task, no copy of the body. A GET of a route of ours goes straight to it, with or
-without a slash at the end; everything else (documentation, wrong methods, what does not exist) FastAPI answers.
+A plain ASGI layer: one wrapped send, no task, no copy of the body. A GET of a route of ours goes straight to it, with
+or without a slash at the end; everything else (documentation, wrong methods, what does not exist) FastAPI answers.
 """
 
 import re

@@ -121,7 +121,7 @@ async def _answer(reading: Reading, dataset: Dataset, request: Request) -> Reply
 async def _made(reading: Reading, dataset: Dataset, question: Question) -> Kept:
     """The answer, read and written now. The version is taken before the rows, so that it is never too new for them."""
     _, query_string, accept, codings = question
-    given = _given(query_string)
+    given = given_words(query_string)
     form = require_format(given["format"]) if "format" in given else accepted_format(accept)
     if form is None:
         raise HTTPException(406, f"Accept names none of {', '.join(one.media_type for one in FORMATS.values())}")
@@ -147,7 +147,7 @@ def _weight(rows: Batch) -> int:
     return len(rows) + sum(len(column.prices) for column in rows.columns.values() if isinstance(column, Levels))
 
 
-def _given(query_string: bytes) -> dict[str, str]:
+def given_words(query_string: bytes) -> dict[str, str]:
     """The query's words; BadQuery for one that is there twice."""
     if len(query_string) > _QUERY_BYTES_MAX:
         raise HTTPException(414, f"a query may be {_QUERY_BYTES_MAX} bytes long")

@@ -52,8 +52,7 @@ class Invalid(Rejected):
     reason = "invalid"
 
     def __init__(self, field: str, value: object, rule: str) -> None:
-        shown = repr(value)
-        super().__init__(f"{field} {shown if len(shown) <= 120 else shown[:117] + '...'}: {rule}", field=field)
+        super().__init__(f"{field} {_shown(value)}: {rule}", field=field)
         self.value = value
         self.rule = rule
 
@@ -86,7 +85,7 @@ class BadQuery(DataManagerError):
     """A request whose field breaks a rule; the message says what would be valid."""
 
     def __init__(self, field: str, value: object, rule: str) -> None:
-        super().__init__(f"{field} {value!r}: {rule}")
+        super().__init__(f"{field} {_shown(value)}: {rule}")
         self.field = field
         self.value = value
         self.rule = rule
@@ -102,3 +101,9 @@ class BadSetting(DataManagerError):
     def __init__(self, name: str, value: object, rule: str) -> None:
         super().__init__(f"{name}={value!r}: {rule}")
         self.name = name
+
+
+def _shown(value: object) -> str:
+    """The value as a message shows it, cut where it is long."""
+    shown = repr(value)
+    return shown if len(shown) <= 120 else f"{shown[:117]}..."

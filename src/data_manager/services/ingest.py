@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -19,7 +19,7 @@ from data_manager.domain.batch import STREAM, Batch, Packed, pack
 from data_manager.domain.columns import Ints
 from data_manager.domain.dataset import Dataset
 from data_manager.domain.errors import Rejected, Unavailable
-from data_manager.domain.events import Event, Ignored, Outcome
+from data_manager.domain.events import Event, Outcome
 from data_manager.ports import Bus, Clock, DeadLetter, Delivery, Dropped, Receipt
 from data_manager.telemetry import Tally
 
@@ -139,7 +139,7 @@ class Rows:
 
     def __init__(self) -> None:
         self.counted = 0
-        self.events: list[Event] = []
+        self.events: list[Any] = []  # all events; asking each whether it is one costs more than keeping it
         self.deliveries: list[Delivery] = []
 
 
@@ -171,6 +171,7 @@ class Buffer:
         self.dead: list[Dead] = []
         self._dataset_of = dataset_of
         self._rows: dict[Dataset, Rows] = {}
+        self._rows_of: dict[type, Rows] = {}  # the same by class of event
         self._deliveries: list[Delivery] = []
         self._events = 0
         self._size_bytes = 0
@@ -181,18 +182,25 @@ class Buffer:
         self._size_bytes += len(delivery.payload)
         self.tally.messages += 1
         for outcome in outcomes:
-            dataset = self._dataset_of.get(type(outcome))
-            if dataset is not None and isinstance(outcome, Event):
-                rows = self._rows.get(dataset)
-                if rows is None:
-                    rows = self._rows[dataset] = Rows()
+            rows = self._rows_of.get(outcome.__class__)
+            if rows is not None:
                 rows.events.append(outcome)
                 rows.deliveries.append(delivery)
-            elif isinstance(outcome, Rejected):
-                self.tally.received["unknown"] += 1
-                self.add_dead(delivery, outcome, "unknown")
-            elif isinstance(outcome, Ignored):
-                self.tally.ignored[outcome.reason] += 1
+            else:
+                self._add_other(delivery, outcome)
+
+    def _add_other(self, delivery: Delivery, outcome: Outcome) -> None:
+        """Take the first event of its class since the last flush, or what is no event."""
+        if isinstance(outcome, Event):
+            dataset = self._dataset_of[type(outcome)]
+            rows = self._rows_of[type(outcome)] = self._rows.setdefault(dataset, Rows())
+            rows.events.append(outcome)
+            rows.deliveries.append(delivery)
+        elif isinstance(outcome, Rejected):
+            self.tally.received["unknown"] += 1
+            self.add_dead(delivery, outcome, "unknown")
+        else:
+            self.tally.ignored[outcome.reason] += 1
 
     def add_dead(self, delivery: Delivery, why: Rejected, event_type: str) -> None:
         """Take an event that breaks a rule."""
@@ -238,7 +246,8 @@ class Buffer:
         """Everything that waits; the buffer is empty afterwards."""
         self.count()
         held = Held(self._rows, self._deliveries)
-        self._rows, self._deliveries, self._events, self._size_bytes = {}, [], 0, 0
+        self._rows, self._rows_of, self._deliveries = {}, {}, []
+        self._events = self._size_bytes = 0
         return held
 
 

@@ -115,8 +115,8 @@ def parse(
         series=_series(dataset, market, given),
         start_ms=parse_time(given["start"], field="start") if "start" in given else None,
         end_ms=parse_time(given["end"], field="end") if "end" in given else None,
-        limit=_whole(given, "limit", min(limit_default, limit_max), 1, limit_max),
-        offset=_whole(given, "offset", 0, 0, OFFSET_MAX),
+        limit=whole(given, "limit", min(limit_default, limit_max), 1, limit_max),
+        offset=whole(given, "offset", 0, 0, OFFSET_MAX),
         descending=_descending(given),
         cursor=cursor,
     )
@@ -134,7 +134,8 @@ def _series(dataset: Dataset, market: str, given: Mapping[str, str]) -> Series:
     return make_series(dataset, market, pair, given.get("period"))
 
 
-def _whole(given: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:
+def whole(given: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:
+    """A whole number out of the words given; BadQuery outside its bounds."""
     text = given.get(name)
     if text is None:
         return default

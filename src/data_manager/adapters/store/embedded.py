@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections import Counter
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -91,6 +92,7 @@ class EmbeddedStore(SegmentStore):
             self._views = _read_views(self._writing, self._catalog, list(self._datasets.values()))
             self._live = dict(_read_live(self._writing, self._catalog, self._datasets))
         self._last_keys = {one: _last_key(view, one) for view in self._views.values() for one in view.series()}
+        self._versions: Counter[Series] = Counter()
         self._waiting: list[_Append] = []
         self._logged = 0
         self._waiting_lock = Lock()
@@ -192,6 +194,7 @@ class EmbeddedStore(SegmentStore):
             ):
                 if after > first:
                     self._last_keys[series] = max(int(rows.key[after - 1]), self._last_keys.get(series, NO_KEY))
+                    self._versions[series] += 1
 
     # ---- fold and drop -------------------------------------------------------------------------------------------
 
@@ -250,6 +253,8 @@ class EmbeddedStore(SegmentStore):
             sql = "DELETE FROM journal WHERE dataset = ? AND entry <= ?"
             self._writing.execute(sql, (dataset.name, recent.until))
         self._views[dataset.name] = View(view.recent.without(recent), chunks)
+        for one in folds:
+            self._versions[one.series] += 1
 
     def _replace(self, one: Folded, refs: tuple[ChunkRef, ...]) -> tuple[ChunkRef, ...]:
         gone = {ref.id for ref in one.gone}
@@ -314,6 +319,10 @@ class EmbeddedStore(SegmentStore):
             return chunk_batch(dataset, series, ref, columns)
 
         return load
+
+    def version(self, series: Series) -> int:
+        """A number that rises with every change to what is held of the series, since the store was opened."""
+        return self._versions.get(series, 0)
 
     async def live(self, series: Series) -> Batch:
         """See SeriesStore.live."""

@@ -2,7 +2,8 @@
 
 A series' recent rows join the chunks they overlap, and the last chunk as long as that is not much larger than they
 are: so small chunks grow by doubling, and a row is rewritten a few times in all, not at every fold. What results is
-cut into chunks of bounded size. A damaged chunk joins nothing: it stays as it is, and what comes after it is kept apart.
+cut into chunks of bounded size. A damaged chunk joins nothing: it stays as it is, and what comes
+after it is kept apart.
 """
 
 from __future__ import annotations

@@ -1,0 +1,120 @@
+"""What an operator looks into: how ingest is doing, and what could not be kept as data."""
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+from msgspec import json, structs
+from pydantic import BaseModel, Field
+from starlette.requests import Request
+
+from data_manager.api.data import given_words
+from data_manager.api.errors import DOCUMENTED
+from data_manager.api.routing import Endpoint, Header, Reply
+from data_manager.domain.errors import BadQuery
+from data_manager.ports import MetaStore
+from data_manager.services.query import OFFSET_MAX, whole
+
+AskIngest = Callable[[], Awaitable[dict[str, Any]]]
+
+_HEADERS: list[Header] = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
+_LETTERS_MAX = 1_000
+
+
+class SeriesFact(BaseModel):
+    """What is known of one series since the start."""
+
+    series: Annotated[str, Field(examples=["um.trade.BTCUSDT"])]
+    last_event_ms: Annotated[int | None, Field(description="By the venue's clock, UTC.", examples=[1680652799999])]
+    events: Annotated[int, Field(examples=[8451])]
+    state: Annotated[str, Field(description="live, silent or stale.", examples=["live"])]
+
+
+class Ingest(BaseModel):
+    """received = new + changed + duplicate + rejected + dropped + in_flight, at every moment; ignored stands apart."""
+
+    received: int
+    new: int
+    changed: int
+    duplicate: int
+    rejected: int
+    dropped: int
+    in_flight: int
+    ignored: Annotated[int, Field(description="Messages that are no market data, such as subscribe acks.")]
+    rate_per_s: Annotated[float, Field(description="Events a second over the last ten seconds.")]
+    lag_ms: Annotated[int | None, Field(description="Our clock minus the venue's, newest stored event.")]
+    oldest_unflushed_ms: Annotated[int | None, Field(description="Age of the oldest event not yet stored.")]
+    pending: Annotated[int | None, Field(description="Messages the bus holds for us; null where it cannot tell.")]
+    series: list[SeriesFact]
+
+
+class Letter(BaseModel):
+    """A message, or one event of it, that could not be kept. Equal ones are one, with a count."""
+
+    id: str
+    received_ms: Annotated[int, Field(description="Of the newest.")]
+    first_received_ms: int
+    subject: str
+    reason: Annotated[str, Field(examples=["invalid"])]
+    field: Annotated[str | None, Field(examples=["data.p"])]
+    message: str
+    sample: Annotated[str, Field(description="The first bytes.")]
+    payload_bytes: int
+    whole: Annotated[bool, Field(description="Whether the payload is kept in full and can be replayed.")]
+    count: int
+
+
+class LettersPagination(BaseModel):
+    """Which part of all dead letters this is."""
+
+    limit: int
+    offset: int
+    total: int
+    has_more: bool
+
+
+class Letters(BaseModel):
+    """A page of dead letters, the newest first."""
+
+    data: list[Letter]
+    pagination: LettersPagination
+
+
+def inspect_routes(meta: MetaStore, ingest: AskIngest) -> list[Endpoint]:
+    """/health/ingest and /dead-letters."""
+
+    async def status(request: Request) -> Reply:
+        return Reply(200, _HEADERS, json.encode(await ingest()))
+
+    async def letters(request: Request) -> Reply:
+        given = given_words(request.scope["query_string"])
+        for name in given:
+            if name not in ("limit", "offset", "reason"):
+                raise BadQuery(name[:64], given[name], "is not a parameter here: limit, offset and reason are")
+        limit = whole(given, "limit", 100, 1, _LETTERS_MAX)
+        offset = whole(given, "offset", 0, 0, OFFSET_MAX)
+        found, total = await meta.dead_letters(limit=limit, offset=offset, reason=given.get("reason"))
+        pagination = {"limit": limit, "offset": offset, "total": total, "has_more": offset + len(found) < total}
+        body = {"data": [structs.asdict(letter) for letter in found], "pagination": pagination}
+        return Reply(200, _HEADERS, json.encode(body))
+
+    return [
+        Endpoint(
+            "/health/ingest", status, name="ingest", operation_id="get_ingest", tags=["health"],
+            summary="What became of every event, how far behind we are, and each series' last event.",
+            responses={200: {"model": Ingest}},
+        ),
+        Endpoint(
+            "/dead-letters", letters, name="dead_letters", operation_id="get_dead_letters", tags=["service"],
+            summary="What could not be kept as data, with the reason: the newest first.",
+            responses={200: {"model": Letters}, **{code: DOCUMENTED[code] for code in (422, 503)}},
+            openapi_extra={"parameters": [
+                _query("limit", {"type": "integer", "minimum": 1, "maximum": _LETTERS_MAX, "default": 100}),
+                _query("offset", {"type": "integer", "minimum": 0, "maximum": OFFSET_MAX, "default": 0}),
+                _query("reason", {"type": "string", "examples": ["invalid", "undecodable", "unknown_kind"]}),
+            ]},
+        ),
+    ]  # fmt: skip
+
+
+def _query(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "in": "query", "required": False, "schema": schema}
