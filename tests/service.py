@@ -282,7 +282,7 @@ async def publish(client: Client, subject: str, payloads: Sequence[bytes]) -> No
 
     The last of each window is acknowledged; on one connection that stands for those before it.
     """
-    js = client.jetstream(timeout=10)
+    js = client.jetstream(timeout=3)
     for start in range(0, len(payloads), _WINDOW):
         *most, last = payloads[start : start + _WINDOW]
         for payload in most:
