@@ -31,9 +31,9 @@ from data_manager.adapters.bus.opening import open_bus
 from data_manager.adapters.bus.publisher import open_publisher
 from data_manager.adapters.clock import SystemClock
 from data_manager.adapters.store.embedded import EmbeddedStore
-from data_manager.app import tune_interpreter
 from data_manager.domain.batch import Batch
 from data_manager.ports import Bus, DeadLetter, Receipt
+from data_manager.service import tune_interpreter
 from data_manager.services.ingest import Buffer, Limits, Ports, ingest
 from data_manager.services.replay import Replay
 from data_manager.telemetry import Tally

@@ -1,48 +1,34 @@
-"""The composition root: the only file that knows adapters, services and routes, and introduces them to each other.
+"""The composition root: opens adapters, introduces them to services and routes (service.py), and closes them again.
 
-Opening order is the reverse of closing: the store's lock first (a second service on one DATA_DIR stops here), then our
-own bus server, metadata, bus, and the sockets. One task group holds everything that runs; a bug in one task ends all.
+Opening order is the reverse of closing: the sockets and the store's lock first (a second service on one DATA_DIR stops
+here), then our own bus server, metadata and bus. What a command composes is imported when it runs.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import signal
 import socket
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import structlog
 
 from data_manager import __version__, telemetry
 from data_manager.adapters.clock import SystemClock
-from data_manager.adapters.resilience import Breaker
 from data_manager.domain.errors import BadSetting, DataManagerError
-from data_manager.ports import Bus, BusState, DeadLetter, MetaStore, SeriesStore
+from data_manager.ports import MetaStore, SeriesStore
 from data_manager.settings import Settings
 
 if TYPE_CHECKING:
-    import uvicorn
-
     from data_manager.adapters.bus.connection import NatsAccess
-    from data_manager.adapters.bus.nats_server import NatsServer
-    from data_manager.adapters.store.embedded import EmbeddedStore
-    from data_manager.api.health import Readiness
-    from data_manager.services.dropping import Losses
+    from data_manager.service import Service
     from data_manager.services.replay import ReplayProgress, ReplayReport
 
 _log = structlog.get_logger(__name__)
 _CLOCK = SystemClock()
-_STATISTICS_S = 30.0
-_STATE_S = 2.0
-_STATS_LINE_S = 60.0
-_WATCH_S = 1.0
-_LAST_WORDS_S = 1.0  # for findings, after the last row is stored
-_NOTHING_PARSES = 100  # events that all had to be rejected since the start: something is wrong with the feed or with us
 
 
 async def run(settings: Settings, *, own_server: bool, say: Callable[[str], None]) -> None:
@@ -73,6 +59,7 @@ async def _open(settings: Settings, stack: AsyncExitStack, *, own_server: bool) 
     from data_manager.adapters.bus.opening import open_bus
     from data_manager.adapters.meta.sql import open_meta
     from data_manager.adapters.store.embedded import EmbeddedStore
+    from data_manager.service import Service
     from data_manager.services.dropping import Losses
 
     sockets = _listen(settings, stack)
@@ -111,196 +98,6 @@ async def _open(settings: Settings, stack: AsyncExitStack, *, own_server: bool) 
     return Service(settings, store, meta, bus, losses, sockets, server)
 
 
-class Service:
-    """Everything that runs, opened and introduced. run() it once."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        store: EmbeddedStore,
-        meta: MetaStore,
-        bus: Bus,
-        losses: Losses,
-        sockets: dict[str, socket.socket],
-        server: NatsServer | None,
-    ) -> None:
-        from data_manager.services.reporting import Reporter
-        from data_manager.services.status import IngestStatus
-        from data_manager.services.watch import Watch
-
-        self.settings = settings
-        self.store = store
-        self.meta = meta
-        self.bus = bus
-        self.losses = losses
-        self.sockets = sockets
-        self.server = server
-        self.tally = telemetry.Tally()
-        self.metrics = telemetry.TallyMetrics(self.tally)
-        self.reporter = Reporter(meta.keep_findings)
-        self.watch = Watch(_CLOCK, self.tally, self.reporter.report)
-        self.status = IngestStatus(self.tally, self.watch, _CLOCK)
-        self.store_breaker = Breaker("store")
-        self.meta_breaker = Breaker("metadata")
-        self._statistics: dict[str, int] = {}
-
-    async def run(self, stopping: asyncio.Event) -> None:
-        """Ingest and serve until stopping is set, then drain."""
-        from data_manager.services.catalog import keep_statistics
-        from data_manager.services.periodic import every
-
-        tune_interpreter()
-        servers = self._servers()
-        async with asyncio.TaskGroup() as group:
-            ingesting = group.create_task(self._ingest(), name="ingest")
-            serving = [group.create_task(one.serve([at]), name=name) for name, one, at in servers]
-            again: list[tuple[float, str, Callable[[], Awaitable[object]]]] = [
-                (_STATE_S, "bus state", self._look_at_bus),
-                (_STATS_LINE_S, "stats line", self._say_stats),
-                (_WATCH_S, "watch", self._look_at_streams),
-                (_WATCH_S, "findings", self.reporter.keep),
-                (
-                    _STATISTICS_S,
-                    "statistics",
-                    lambda: keep_statistics(self.store, self.meta, _CLOCK, self._statistics),
-                ),
-            ]
-            periodic = [group.create_task(every(s, what, work, _CLOCK), name=what) for s, what, work in again]
-            periodic.append(group.create_task(self._resume_watch(), name="resume watch"))
-            if self.server is not None:
-                periodic.append(group.create_task(self.server.keep(), name="nats-server"))
-            await stopping.wait()
-            _log.info("stopping", waiting=self.tally.in_flight)
-            self.bus.stop()
-            _, undone = await asyncio.wait([ingesting], timeout=self.settings.drain_timeout_s)
-            if undone:
-                _log.error("not drained in time: what is left comes again", seconds=self.settings.drain_timeout_s)
-                ingesting.cancel()
-            for task in periodic:
-                task.cancel()
-            for _, one, _ in servers:
-                one.should_exit = True
-            await self._say_last_findings()
-            await asyncio.wait(serving)
-
-    async def _ingest(self) -> None:
-        from data_manager.adapters.binance.wire import DATASET_OF, Decoder
-        from data_manager.services.ingest import Buffer, Limits, Ports, ingest
-
-        async def insist_dead(letters: Sequence[DeadLetter]) -> None:
-            await self.meta_breaker.call(lambda: self.meta.keep_dead(letters))
-
-        limits = Limits(self.settings.max_batch_size, self.settings.flush_bytes_max, self.settings.flush_age_ms)
-        ports = Ports(
-            self.bus,
-            Decoder(self.settings.market),
-            lambda batch: self.store_breaker.call(lambda: self.store.append(batch)),
-            self.meta.keep_dead,
-            insist_dead,
-            _CLOCK,
-            saw=self.watch.saw,
-            let_go=self.losses.note,
-        )
-        await ingest(ports, Buffer(self.settings.market, DATASET_OF, self.tally, limits))
-
-    def _servers(self) -> list[tuple[str, uvicorn.Server, socket.socket]]:
-        from data_manager.api.app import Components, Limits, create_app, metrics_app
-
-        registry = telemetry.registry(self.metrics)
-        servers = [("metrics", _http(metrics_app(registry)), self.sockets["METRICS_PORT"])]
-        if self.settings.enable_api:
-            components = Components(
-                store=self.store,
-                meta=self.meta,
-                clock=_CLOCK,
-                market=self.settings.market,
-                version=__version__,
-                source=self.store.kind,
-                readiness=self.readiness,
-                registry=registry,
-                ingest=self._ingest_facts,
-                series_version=self.store.version,
-            )
-            api = create_app(components, Limits(rows_max=self.settings.api_max_page_size))
-            servers.append(("api", _http(api), self.sockets["API_PORT"]))
-        return servers
-
-    async def readiness(self) -> Readiness:
-        """Whether we take events and can keep them, component by component, and why not."""
-        from data_manager.api.health import Readiness
-
-        state = self.metrics.bus
-        if state is None or not state.connected:  # the news may be older than the connection
-            state = await self._look_at_bus()
-        reasons = {
-            "nats": None if state.connected else state.reason or "not connected",
-            "store": self.store_breaker.reason,
-            "metadata": None if await self.meta.healthy() else "does not answer",
-            "ingest": self._nothing_parses(),
-        }
-        components = {name: "healthy" if reason is None else "unhealthy" for name, reason in reasons.items()}
-        components |= dict.fromkeys(("mysql", "mongodb", "auditor", "analytics"), "not_configured")
-        why = [f"{name}: {reason}" for name, reason in reasons.items() if reason is not None]
-        status: Literal["healthy", "unhealthy"] = "unhealthy" if why else "healthy"
-        return Readiness(ready=not why, status=status, components=components, reasons=why)
-
-    def _nothing_parses(self) -> str | None:
-        rejected = self.tally.rejected.total()
-        if rejected >= _NOTHING_PARSES and rejected == self.tally.total_received():
-            return f"{rejected} events arrived and none could be read: see the dead letters"
-        return None
-
-    async def _look_at_bus(self) -> BusState:
-        self.metrics.bus = await self.bus.state()
-        self.status.look()
-        return self.metrics.bus
-
-    async def _ingest_facts(self) -> dict[str, Any]:
-        return self.status.facts(self.metrics.bus)
-
-    async def _look_at_streams(self) -> None:
-        self.reporter.report(self.losses.findings())
-        self.watch.judge()
-
-    async def _resume_watch(self) -> None:
-        """Take over what an earlier run left open, as soon as the metadata store tells."""
-        from data_manager.services.watch import left_open
-
-        self.watch.adopt(await self.meta_breaker.call(lambda: left_open(self.meta)))
-
-    async def _say_last_findings(self) -> None:
-        self.reporter.report(self.losses.findings())
-        try:
-            async with asyncio.timeout(_LAST_WORDS_S):
-                await self.reporter.keep()
-        except TimeoutError:
-            _log.warning("findings are not kept: the metadata store is too slow", waiting=self.reporter.waiting)
-
-    async def _say_stats(self) -> None:
-        tally = self.tally
-        _log.info(
-            "stats",
-            received=tally.total_received(),
-            new=tally.new.total(),
-            changed=tally.changed.total(),
-            duplicate=tally.duplicate.total(),
-            rejected=tally.rejected.total(),
-            dropped=tally.dropped,
-            ignored=tally.ignored.total(),
-            in_flight=tally.in_flight,
-            lag_ms=tally.lag_ms,
-            missing=tally.missing(),
-        )
-
-
-def tune_interpreter() -> None:
-    """Settings of the interpreter for a process that moves many small objects and must answer within milliseconds."""
-    gc.collect()
-    gc.freeze()  # what is loaded by now stays: the collector need not look at it again
-    gc.set_threshold(100_000, 50, 100)  # a flush makes many objects that all go together
-    sys.setswitchinterval(0.001)  # the event loop waits at most so long for a thread that is at work in Python
-
-
 def _listen(settings: Settings, stack: AsyncExitStack) -> dict[str, socket.socket]:
     """The sockets we serve on, bound before anything is started. Raises BadSetting naming the port that is taken."""
     wanted = {"METRICS_PORT": (settings.metrics_host, settings.metrics_port)}
@@ -320,27 +117,6 @@ def _listen(settings: Settings, stack: AsyncExitStack) -> dict[str, socket.socke
             ) from error
         sockets[name] = one
     return sockets
-
-
-def _http(application: object) -> uvicorn.Server:
-    import uvicorn
-
-    class Server(uvicorn.Server):
-        @contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            yield  # stopping is decided in one place, for all servers
-
-    config = uvicorn.Config(
-        application,  # type: ignore[arg-type]  # an ASGI application by any of its types
-        loop="uvloop",
-        http="httptools",
-        lifespan="off",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        timeout_graceful_shutdown=2,
-    )
-    return Server(config)
 
 
 @contextmanager

@@ -391,7 +391,7 @@ def test_versions_meet_in_any_order_and_nothing_goes_back(given: list[Finding], 
     for held in (one, two):
         assert held.resolved_ms == max((v.resolved_ms for v in given if v.resolved_ms is not None), default=None)
         assert held.end_ms == max((v.end_ms for v in given if v.end_ms is not None), default=None)
-        assert held.evidence in [v.evidence for v in given if rank(v) == rank(best)]
+        assert held.evidence in [v.evidence for v in given if rank(v)[0] == rank(best)[0]]
 
 
 async def test_what_grows_says_how_much_in_its_newest_version(meta: SqlMetaStore) -> None:
