@@ -39,8 +39,7 @@ class Tally:
     messages: int = 0
     flushes: int = 0
     store_seconds: float = 0.0
-    last_event_ms: int | None = None  # newest event time stored
-    lag_ms: int | None = None  # our clock minus the venue's, newest stored event
+    lag_ms: int | None = None  # our clock minus the venue's, for the event stored last
     oldest_unflushed_ms: int | None = None  # when the oldest event that waits was received
     findings_open: Counter[str] = field(default_factory=Counter)  # raised by the watch over the streams, by kind
 
@@ -98,7 +97,7 @@ class TallyMetrics:
         )
         if tally.lag_ms is not None:
             yield GaugeMetricFamily(
-                "data_manager_lag_seconds", "Our clock minus the venue's, newest stored event.", tally.lag_ms / 1000
+                "data_manager_lag_seconds", "Our clock minus the venue's, event stored last.", tally.lag_ms / 1000
             )
         yield from _bus_metrics(self.bus)
 

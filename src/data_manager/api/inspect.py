@@ -41,7 +41,7 @@ class Ingest(BaseModel):
     in_flight: int
     ignored: Annotated[int, Field(description="Messages that are no market data, such as subscribe acks.")]
     rate_per_s: Annotated[float, Field(description="Events a second over the last ten seconds.")]
-    lag_ms: Annotated[int | None, Field(description="Our clock minus the venue's, newest stored event.")]
+    lag_ms: Annotated[int | None, Field(description="Our clock minus the venue's, event stored last.")]
     oldest_unflushed_ms: Annotated[int | None, Field(description="Age of the oldest event not yet stored.")]
     pending: Annotated[int | None, Field(description="Messages the bus holds for us; null where it cannot tell.")]
     series: list[SeriesFact]

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
+import numpy as np
 import structlog
 
 from data_manager.domain.batch import STREAM, Batch, Packed, pack
@@ -258,13 +259,11 @@ def _slices(deliveries: Sequence[Delivery]) -> Iterator[list[Delivery]]:
 
 
 def _note_lag(tally: Tally, batch: Batch) -> None:
-    """Remember the newest event and how far behind the venue's clock it reached us."""
+    """Remember how far behind the venue's clock the row received last reached us."""
     event, received = batch.columns["event_ms"], batch.columns["received_ms"]
     assert isinstance(event, Ints)
     assert isinstance(received, Ints)
-    if len(batch):
-        newest = int(event.values.argmax())
-        event_ms = int(event.values[newest])
-        if event_ms >= (tally.last_event_ms or 0):
-            tally.last_event_ms = event_ms
-            tally.lag_ms = int(received.values[newest]) - event_ms
+    stated = np.flatnonzero(event.present & np.ones(len(batch), np.bool_))
+    if len(stated):
+        last = stated[received.values[stated].argmax()]
+        tally.lag_ms = int(received.values[last] - event.values[last])

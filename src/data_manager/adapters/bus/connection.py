@@ -75,6 +75,17 @@ class Arrived(Struct, gc=False):
 class LeanClient(Client):
     """nats-py's client with the cheaper message (0.5 to 1 µs less for each)."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended = asyncio.Event()
+
+    async def _close(self, status: int, do_cbs: bool = True) -> None:
+        """nats-py's own, which calls nobody back when the last write of a broken connection fails."""
+        try:
+            await super()._close(status, do_cbs)
+        finally:
+            self.ended.set()
+
     msg_class = Arrived  # type: ignore[assignment]  # the attribute is there to be set, but typed as a subclass of Msg
 
 
@@ -92,6 +103,7 @@ class NatsConnection:
         self._failures = 0
         self._was_up = False
         self._keeper: asyncio.Task[None] | None = None
+        self._closing = False
 
     def start(self, session: Session) -> None:
         """Begin, in the background. Once started it goes on until close(); more calls change nothing."""
@@ -118,6 +130,7 @@ class NatsConnection:
 
     async def close(self) -> None:
         """End the session and the connection. Returns within a few seconds, whatever the server does."""
+        self._closing = True
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait({self._keeper})
@@ -126,7 +139,9 @@ class NatsConnection:
         self.connected, self.reason = False, "closed"
 
     async def _keep(self, session: Session) -> None:
-        while True:
+        while (
+            not self._closing
+        ):  # a cancellation that meets the end of an attempt is swallowed (wait_for of Python 3.11)
             try:
                 await self._once(session)
             except Unavailable as why:
@@ -197,7 +212,8 @@ async def opened(
 ) -> AsyncIterator[tuple[Client, asyncio.Event]]:
     """A connected client, and the event that says its connection ended. Raises Unavailable, BadSetting."""
     options = _options(access)
-    client, closed = LeanClient(), asyncio.Event()
+    client = LeanClient()
+    closed = client.ended
     reasons: list[str] = []
 
     async def note(error: Exception) -> None:
