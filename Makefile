@@ -6,7 +6,7 @@ DATA_MANAGER := $(BIN)/data-manager
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup install install-dev run test fmt format fmt-check lint type contract check bench docs build pipeline clean
+.PHONY: help setup install install-dev run test fmt format fmt-check lint type contract check faults bench docs build pipeline clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ contract: setup ## Check who imports whom
 	$(BIN)/lint-imports
 
 check: fmt-check lint type contract test ## All that CI runs: format, lint, types, import contract, tests
+
+faults: setup ## Break everything, as often and as long as the promise asks for, and print one table
+	FAULTS=full $(BIN)/python -m pytest -q tests/faults $(PYTEST_ARGS)
 
 bench: setup ## Measure, each figure beside its baseline of the same run
 	@set -e; for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python "$$file"; done

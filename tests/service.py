@@ -36,8 +36,19 @@ _START_S, _STOP_S, _DRAIN_S = 30.0, 5.0, 60.0
 class Service:
     """`data-manager serve` (or run) with a DATA_DIR of its own. start() again after stop() or kill() is a restart."""
 
-    def __init__(self, folder: Path, *, nats_url: str = "", command: str = "serve", **settings: object) -> None:
-        """settings: variables of the environment, by field name of Settings. Both ports are free ones."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        nats_url: str = "",
+        command: str = "serve",
+        program: Sequence[str] = (),
+        **settings: object,
+    ) -> None:
+        """settings: variables of the environment, by field name of Settings. Both ports are free ones.
+
+        program: another command line than data-manager's own, such as one that breaks something and then becomes it.
+        """
         self.folder = folder
         self.data_dir = folder / "data"
         self.names = {"nats_stream": fresh("MARKET"), "nats_consumer_subject": fresh("market.data")}
@@ -45,6 +56,7 @@ class Service:
         given |= {"nats_url": nats_url, "nats_reconnect_time_wait": 0.1, **settings}
         self.environ = {**bare_environment(), **{name.upper(): str(value) for name, value in given.items()}}
         self.url = self.metrics_url = ""
+        self.program = list(program) or data_manager()
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
         self._http = httpx2.Client(timeout=20)
@@ -68,7 +80,7 @@ class Service:
         assert not self.running, "it runs already"
         with self._out.open("wb") as out, self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*data_manager(), self._command], env=self.environ, stdout=out, stderr=log, start_new_session=True
+                [*self.program, self._command], env=self.environ, stdout=out, stderr=log, start_new_session=True
             )
         await eventually(self._has_addresses, within_s=_START_S, what="the banner with the addresses")
         await eventually(lambda: self._answers(ready=ready), within_s=_START_S, what="readiness")
