@@ -25,7 +25,7 @@ def told(request: pytest.FixtureRequest) -> Told:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item):  # noqa: ANN201  # a generator, as pluggy wants it
+def pytest_runtest_makereport(item: pytest.Item):  # a generator, as pluggy wants it
     """Carry the figures over to the report."""
     report = yield
     report.figures = item.stash.get(_seen, None)
