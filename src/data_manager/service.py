@@ -25,9 +25,10 @@ from data_manager.adapters.store.embedded import EmbeddedStore
 from data_manager.api import app as http
 from data_manager.api.health import Readiness
 from data_manager.ports import Bus, BusState, DeadLetter, MetaStore
+from data_manager.services.buffer import Buffer, Limits
 from data_manager.services.catalog import keep_statistics
 from data_manager.services.dropping import Losses
-from data_manager.services.ingest import Buffer, Limits, Ports, ingest
+from data_manager.services.ingest import Ports, ingest
 from data_manager.services.periodic import every
 from data_manager.services.reporting import Reporter
 from data_manager.services.status import IngestStatus

@@ -147,7 +147,7 @@ class Settings:
     )
     flush_bytes_max: int = _size(8_388_608, "Payload bytes that make a flush due.", 1_024, 1_073_741_824)
     flush_age_ms: int = _setting(
-        3, "Age of the oldest waiting row that makes a flush due.", unit="ms", at_least=0, at_most=60_000
+        2, "Age of the oldest waiting row that makes a flush due.", unit="ms", at_least=0, at_most=60_000
     )
     message_queue_size: int = _setting(
         20_000,

@@ -20,8 +20,9 @@ from data_manager.domain.errors import Unavailable
 from data_manager.domain.events import Liquidation, Trade
 from data_manager.domain.finding import Finding, FindingKind, found
 from data_manager.ports import Bus, Clock, Delivery, Dropped
+from data_manager.services.buffer import Buffer, Limits
 from data_manager.services.dropping import Losses
-from data_manager.services.ingest import Buffer, Limits, Ports, ingest
+from data_manager.services.ingest import Ports, ingest
 from data_manager.services.reporting import Reporter
 from data_manager.services.watch import Rules, Watch, left_open
 from data_manager.services.watched import Verdicts
@@ -44,6 +45,10 @@ class HandClock:
 
     def now_ms(self) -> int:
         return self._offset_ms + self._ms
+
+    def venue_ms(self) -> int:
+        """The venue's clock, which nobody sets."""
+        return NOW_MS + self._ms
 
     def monotonic_s(self) -> float:
         return self._ms / 1000
@@ -78,8 +83,9 @@ def test_the_clock_of_these_tests_is_a_clock(moves: list[tuple[str, int]]) -> No
 class Bench:
     """A watch, what it is fed from and what it reports."""
 
-    def __init__(self, rules: Rules | None = None) -> None:
+    def __init__(self, rules: Rules | None = None, *, ahead_ms: int = 0) -> None:
         self.clock = HandClock()
+        self.clock.set(ahead_ms)
         self.tally = Tally()
         self.found: list[Finding] = []
         self.watch = Watch(self.clock, self.tally, self.found.extend, rules)
@@ -87,20 +93,20 @@ class Bench:
 
     def trades(self, *symbols: str, lag_ms: int = 5, without_time: bool = False) -> Batch:
         """One trade of each symbol, received now."""
-        now_ms = self.clock.now_ms()
+        now_ms, venue_ms = self.clock.now_ms(), self.clock.venue_ms()
         events = []
         for symbol in symbols:
             self._ids += 1
-            event_ms = None if without_time else now_ms - lag_ms
+            event_ms = None if without_time else venue_ms - lag_ms
             events.append(
                 Trade(
-                    symbol=symbol, trade_id=self._ids, price="1", quantity="1", traded_ms=now_ms - lag_ms,
+                    symbol=symbol, trade_id=self._ids, price="1", quantity="1", traded_ms=venue_ms - lag_ms,
                     buyer_is_maker=True, event_ms=event_ms,
                 )
             )  # fmt: skip
         return pack(DATASETS["trade"], "um", events, [now_ms] * len(events), STREAM).batch
 
-    def seconds(self, n: int, *symbols: str, lag_ms: int = 5) -> list[Finding]:
+    def seconds(self, n: int, *symbols: str, lag_ms: int = 5, away: str | None = None) -> list[Finding]:
         """n seconds with a trade of each symbol and a judgement in each; what was reported meanwhile."""
         before = len(self.found)
         for _ in range(n):
@@ -108,7 +114,7 @@ class Bench:
             if symbols:
                 self.watch.saw(self.trades(*symbols, lag_ms=lag_ms))
                 self.tally.flushes += 1
-            self.watch.judge()
+            self.watch.judge(away)
         return self.found[before:]
 
     def state(self) -> dict[Any, Any]:
@@ -197,6 +203,107 @@ def test_a_store_that_is_away_makes_nothing_silent() -> None:
     bench.tally.in_flight = 0
     assert bench.seconds(30, "BTCUSDT") == []
     assert what(bench.seconds(70)) == [(SILENCE, BTC, True), (SILENCE, None, True)]
+
+
+def test_a_bus_that_is_away_is_one_finding_and_silences_no_series() -> None:
+    bench = Bench()
+    bench.seconds(3, "BTCUSDT", "ETHUSDT", "GONEUSDT")
+    bench.seconds(62, "BTCUSDT", "ETHUSDT")
+    bench.seconds(55, "BTCUSDT")
+    since_ms = bench.clock.now_ms() + 1_000
+    (away,) = bench.seconds(600, away="connection refused")
+    assert (away.kind, away.series, away.stream, away.severity) == (SILENCE, None, None, "critical")
+    assert (away.start_ms, away.evidence) == (since_ms, {"why": "connection refused"})
+    assert bench.state() == {BTC: "live", ETH: "live", "um.trade.GONEUSDT": "silent"}
+    back_ms = bench.clock.now_ms() + 1_000
+    assert [(one.id, one.end_ms) for one in bench.seconds(3)] == [(away.id, back_ms)]
+    assert bench.seconds(60) == [], "everything has its whole time again"
+    assert what(bench.seconds(1)) == sorted(
+        [(SILENCE, BTC, True), (SILENCE, ETH, True), (SILENCE, None, True)], key=str
+    )
+
+
+def test_a_bus_that_is_away_for_a_moment_is_no_finding() -> None:
+    bench = Bench()
+    for _ in range(5):
+        bench.seconds(3, "BTCUSDT")
+        assert bench.seconds(2, away="connection refused") == []
+
+
+async def test_a_bus_that_was_away_when_we_were_killed_is_back_in_the_next_run(meta: SqlMetaStore) -> None:
+    first = Bench()
+    await meta.keep_findings(first.seconds(5, away="connection refused"))
+    second = Bench()
+    second.watch.adopt(await left_open(meta))
+    assert what(second.seconds(5, "BTCUSDT")) == [(SILENCE, None, False)]
+
+
+@pytest.mark.parametrize("why", ["the bus", "the store", "the event loop"])
+def test_what_we_held_up_is_late_and_not_stale(why: str) -> None:
+    bench = Bench()
+    bench.seconds(10, "BTCUSDT")
+    if why == "the event loop":
+        bench.clock.turn(120)
+    elif why == "the store":
+        bench.tally.in_flight = 1
+        bench.seconds(120)
+        bench.tally.in_flight = 0
+    else:
+        bench.seconds(120, away="gone")
+    caught_up = [one for behind_s in range(120, 0, -2) for one in bench.seconds(1, "BTCUSDT", lag_ms=behind_s * 1_000)]
+    assert [one for one in caught_up if one.kind is STALE] == []
+    assert bench.seconds(30, "BTCUSDT") == []
+    assert what(bench.seconds(100, "BTCUSDT", lag_ms=31_000)) == [(STALE, BTC, True), (STALE, None, True)]
+
+
+@pytest.mark.parametrize("wrong_before", [True, False])
+@pytest.mark.parametrize("set_ms", [3_600_000, -3_600_000])
+def test_a_clock_that_is_set_makes_nothing_stale_and_hides_no_staleness(set_ms: int, wrong_before: bool) -> None:
+    """It is set from wrong to right, or from right to wrong; a clock that is ahead from the start is no riddle: late."""
+    bench = Bench(ahead_ms=-set_ms if wrong_before else 0)
+    bench.seconds(10, "BTCUSDT")
+    before = bench.state()
+    assert before == {BTC: "stale" if wrong_before and set_ms < 0 else "live"}
+    bench.clock.set(set_ms)
+    assert [one for one in bench.seconds(30, "BTCUSDT") if one.open] == []
+    assert bench.state() == {BTC: "live"}
+    assert what(bench.seconds(5, "BTCUSDT", lag_ms=40_000)) == [(STALE, BTC, True), (STALE, None, True)]
+    assert {one.evidence["lag_ms"] for one in bench.found[-2:]} == {40_000}
+    assert what(bench.seconds(5, "BTCUSDT")) == [(STALE, BTC, False), (STALE, None, False)]
+
+
+@pytest.mark.parametrize("set_ms", [3_600_000, -3_600_000])
+def test_spans_tell_how_long_it_lasted_whatever_was_done_to_the_clock(set_ms: int) -> None:
+    bench = Bench()
+    bench.seconds(10, "BTCUSDT", "ETHUSDT")
+    bench.clock.set(set_ms)
+    (silent,) = bench.seconds(63, "BTCUSDT")
+    assert silent.found_ms - silent.start_ms == 63_000, "in the clock as it is now"
+    bench.clock.set(-2 * set_ms)
+    bench.seconds(20, "BTCUSDT")
+    (over,) = bench.seconds(3, "BTCUSDT", "ETHUSDT")
+    assert over.end_ms == max(bench.clock.now_ms() - 2_000, silent.start_ms + 1)
+    assert over.resolved_ms == max(bench.clock.now_ms(), silent.found_ms)
+
+
+@pytest.mark.parametrize("set_ms", [3_600_000, -3_600_000])
+def test_what_had_begun_when_the_clock_was_set_began_then_by_the_new_clock(set_ms: int) -> None:
+    bench = Bench()
+    bench.seconds(10, "BTCUSDT")
+    bench.seconds(2, "BTCUSDT", lag_ms=40_000)
+    bench.clock.set(set_ms)
+    raised = bench.seconds(1, "BTCUSDT", lag_ms=40_000)
+    assert [one.found_ms - one.start_ms for one in raised] == [2_000, 2_000]
+
+
+def test_a_row_received_before_the_clock_was_set_back_begins_no_silence_in_the_future() -> None:
+    bench = Bench()
+    waiting = bench.trades("BTCUSDT")
+    bench.seconds(1, "BTCUSDT")
+    bench.clock.set(-3_600_000)
+    bench.seconds(1, "ETHUSDT")
+    bench.watch.saw(waiting)
+    assert {one.start_ms <= one.found_ms for one in bench.seconds(70)} == {True}
 
 
 def test_late_rows_are_stale_until_they_are_not() -> None:

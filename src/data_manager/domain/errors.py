@@ -4,7 +4,8 @@ DataManagerError
 ├── Rejected       this input is wrong and stays wrong       dead letter with the reason, ack, count
 │   ├── Undecodable   not the venue's language at all
 │   ├── UnknownKind   well formed, but nothing we have a dataset for
-│   └── Invalid       one field breaks one rule
+│   ├── Invalid       one field breaks one rule
+│   └── Damaged       good in itself, but what is held where it belongs is damaged
 ├── Unavailable    the other side is away                    retry by the one policy, then let it rise   503
 │   └── Throttled
 ├── Conflict       someone was first                         give way                                    409
@@ -55,6 +56,12 @@ class Invalid(Rejected):
         super().__init__(f"{field} {_shown(value)}: {rule}", field=field)
         self.value = value
         self.rule = rule
+
+
+class Damaged(Rejected):
+    """An event that cannot be kept because what is held of its series is damaged; it can be replayed afterwards."""
+
+    reason = "damaged"
 
 
 class Unavailable(DataManagerError):

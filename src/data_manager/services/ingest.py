@@ -1,17 +1,19 @@
 """Ingest: every delivery goes into the store or into the dead letters; never into nothing.
 
-    pull ──> decode ──> buffer ──> pack, check ──> append ──> dead letters ──> ack
+    pull ──> decode ──> buffer ┐
+                               └──> pack, check ──> append ──> dead letters ──> ack          one flush at a time
 
-The order of the last three is the promise: a message is acknowledged only when every event of it is durable, as a row
-or as a dead letter. Whatever stops us in between, an unacknowledged message comes again, and twice is once.
+The order in a flush is the promise: a message is acknowledged only when every event of it is durable, as a row or as a
+dead letter. Whatever stops us in between, an unacknowledged message comes again, and twice is once. While a flush is
+on its way, what comes next is decoded into the buffer; when that is full too, nothing more is pulled.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import structlog
@@ -19,27 +21,19 @@ import structlog
 from data_manager.domain.batch import STREAM, Batch, Packed, pack
 from data_manager.domain.columns import Ints
 from data_manager.domain.dataset import Dataset
-from data_manager.domain.errors import Rejected, Unavailable
-from data_manager.domain.events import Event, Outcome
+from data_manager.domain.errors import Corrupt, Damaged, Rejected, Unavailable
+from data_manager.domain.events import Outcome
 from data_manager.ports import Bus, Clock, DeadLetter, Delivery, Dropped, Receipt
+from data_manager.services.buffer import Buffer, Dead, Held, Rows
 from data_manager.telemetry import Tally
 
 _log = structlog.get_logger(__name__)
 _SLICE = 1_000  # deliveries decoded before others get a turn on the event loop
-_QUIET_S = 0.002
+_QUIET_S = 0.1  # so often the drops of the bus are asked for when nothing comes
 
 Decode = Callable[[bytes, int], Sequence[Outcome]]
 Append = Callable[[Batch], Awaitable[Receipt]]
 KeepDead = Callable[[Sequence[DeadLetter]], Awaitable[None]]
-
-
-class Limits(NamedTuple):
-    """When a flush is due: whichever comes first. dead_max: dead letters that may wait for their store."""
-
-    rows: int = 10_000
-    size_bytes: int = 8 * 1024 * 1024
-    age_ms: int = 3
-    dead_max: int = 10_000
 
 
 def _unheard(_: object) -> None:
@@ -64,20 +58,20 @@ class Ports(NamedTuple):
 
 async def ingest(ports: Ports, buffer: Buffer) -> None:
     """Move every delivery into the store or into the dead letters, until the bus was told to stop."""
-    async for deliveries in ports.bus.batches(_QUIET_S):
-        for some in _slices(deliveries):
-            for delivery in some:
-                buffer.add(delivery, ports.decode(delivery.payload, delivery.received_ms))
-            buffer.count()
-            if buffer.full():
-                await flush(ports, buffer)
-            else:
-                await asyncio.sleep(0)
+    flusher = Flusher(ports, buffer)
+    try:
+        async for deliveries in ports.bus.batches(_QUIET_S):
+            for some in _slices(deliveries):
+                for delivery in some:
+                    buffer.add(delivery, ports.decode(delivery.payload, delivery.received_ms))
+                buffer.count()
+                await flusher.make_room()
+            note_drops(ports, buffer.tally)
+            flusher.when_due()
         note_drops(ports, buffer.tally)
-        if buffer.due(ports.clock):
-            await flush(ports, buffer)
-    note_drops(ports, buffer.tally)
-    await flush(ports, buffer)
+        await flusher.rest()
+    finally:
+        flusher.cancel()
 
 
 def note_drops(ports: Ports, tally: Tally) -> None:
@@ -87,37 +81,136 @@ def note_drops(ports: Ports, tally: Tally) -> None:
         ports.let_go(drops)
 
 
+class Flusher:
+    """Sees to it that what waits is flushed, by one flush at a time, while the caller goes on filling the buffer.
+
+    What a flush raises comes out of whichever method is called next.
+    """
+
+    def __init__(self, ports: Ports, buffer: Buffer) -> None:
+        self._ports = ports
+        self._buffer = buffer
+        self._under_way: asyncio.Task[None] | None = None
+        self._more = False  # the caller has more at hand: a flush now would be a small one
+
+    async def make_room(self) -> None:
+        """Return when the buffer may take more; lets others have their turn on the event loop in any case."""
+        self._more = True
+        if not self._buffer.full():
+            await asyncio.sleep(0)
+            return
+        await self._idle()
+        if self._buffer.full():  # a flush that was due may have taken it all
+            self._under_way = asyncio.create_task(flush(self._ports, self._buffer), name="flush")
+            await asyncio.sleep(0)  # it takes what waits as soon as it runs
+
+    def when_due(self) -> None:
+        """Nothing more is at hand: what waits is to be flushed as soon as it is old enough, and what comes then too."""
+        self._more = False
+        if self._under_way is not None and self._under_way.done():
+            self._under_way.result()
+            self._under_way = None
+        if self._under_way is None and self._buffer.waits():
+            self._under_way = asyncio.create_task(self._flush_due(), name="flush when due")
+
+    async def rest(self) -> None:
+        """Flush all that waits; return when it is safe."""
+        await self._idle()
+        await flush(self._ports, self._buffer)
+
+    def cancel(self) -> None:
+        """Leave what is not stored yet to be delivered again."""
+        if self._under_way is not None:
+            self._under_way.cancel()
+
+    async def _flush_due(self) -> None:
+        while self._buffer.waits() and not self._more:
+            if wait_ms := self._buffer.due_in_ms(self._ports.clock.now_ms()):
+                await self._ports.clock.sleep(wait_ms / 1000)
+            await flush(self._ports, self._buffer)
+
+    async def _idle(self) -> None:
+        if self._under_way is not None:
+            await self._under_way
+            self._under_way = None
+
+
 async def flush(ports: Ports, buffer: Buffer) -> None:
     """Append what waits, keep the dead, then ack: only here is anything acknowledged."""
     held = buffer.take()
-    tally = buffer.tally
     started = ports.clock.monotonic_s()
-    batches: list[tuple[Dataset, Packed]] = []
-    for dataset, rows in held.rows.items():
-        packed = pack(dataset, buffer.market, rows.events, [one.received_ms for one in rows.deliveries], STREAM)
-        for refused in packed.refused:
-            buffer.add_dead(rows.deliveries[refused.position], refused.why, dataset.wire)
-        tally.in_flight -= len(packed.refused)
-        batches.append((dataset, packed))
-    receipts = await asyncio.gather(*(ports.append(packed.batch) for _, packed in batches))
-    for (dataset, packed), receipt in zip(batches, receipts, strict=True):
-        tally.stored(dataset.wire, receipt + Receipt(duplicate=packed.repeated))
-        tally.in_flight -= len(packed.batch) + packed.repeated
-        _note_lag(tally, packed.batch)
-        ports.saw(packed.batch)
-    tally.flushes += 1
-    tally.store_seconds += ports.clock.monotonic_s() - started
-    unkept = await _keep_dead(ports, buffer)
-    buffer.note_oldest()
+    parts = [_packed(buffer, held, dataset, rows) for dataset, rows in held.rows.items()]
+    await asyncio.gather(*(_store(ports, buffer.tally, held, part) for part in parts))
+    buffer.tally.flushes += 1
+    buffer.tally.store_seconds += ports.clock.monotonic_s() - started
+    unkept = await _keep_dead(ports, buffer, held)
+    buffer.flushed()
     await ports.bus.ack([one for one in held.deliveries if id(one) not in unkept] if unkept else held.deliveries)
 
 
-async def _keep_dead(ports: Ports, buffer: Buffer) -> set[int]:
+class _Part(NamedTuple):
+    """The rows of one dataset in a flush. refused: positions of those that broke a rule."""
+
+    dataset: Dataset
+    rows: Rows
+    packed: Packed
+    refused: frozenset[int]
+
+
+def _packed(buffer: Buffer, held: Held, dataset: Dataset, rows: Rows) -> _Part:
+    packed = pack(dataset, buffer.market, rows.events, rows.received_ms, STREAM)
+    for refused in packed.refused:
+        _bury(buffer.tally, held, dataset, rows.deliveries[refused.position], refused.why)
+    return _Part(dataset, rows, packed, frozenset(refused.position for refused in packed.refused))
+
+
+def _bury(tally: Tally, held: Held, dataset: Dataset, delivery: Delivery, why: Rejected) -> None:
+    """An event that was counted in flight becomes a dead letter."""
+    tally.rejected[dataset.wire, why.reason] += 1
+    tally.in_flight -= 1
+    held.dead.append(Dead(delivery, why))
+
+
+async def _store(ports: Ports, tally: Tally, held: Held, part: _Part) -> None:
+    try:
+        receipt = await ports.append(part.packed.batch)
+    except Corrupt:
+        await _store_around_damage(ports, tally, held, part)
+        return
+    _enter(ports, tally, part.packed.batch, receipt, part.packed.repeated)
+
+
+async def _store_around_damage(ports: Ports, tally: Tally, held: Held, part: _Part) -> None:
+    """Somewhere in the store there is damage that an append ran into: series by series, and the dead letters get the
+    events of the damaged ones, to be replayed when it is mended."""
+    for rows in part.packed.batch.split():
+        [series] = rows.series
+        positions = [at for at in part.rows.of(series) if at not in part.refused]
+        try:
+            receipt = await ports.append(rows)
+        except Corrupt as error:
+            _log.error("damage in the store", series=series.id, events=len(positions), reason=str(error))
+            for at in positions:
+                why = Damaged(f"{series.id}: what is held there is damaged: {error}")
+                _bury(tally, held, part.dataset, part.rows.deliveries[at], why)
+        else:
+            _enter(ports, tally, rows, receipt, len(positions) - len(rows))
+
+
+def _enter(ports: Ports, tally: Tally, batch: Batch, receipt: Receipt, repeated: int) -> None:
+    """Count what an append did, and tell who watches."""
+    tally.stored(batch.dataset.wire, receipt + Receipt(duplicate=repeated))
+    tally.in_flight -= len(batch) + repeated
+    _note_lag(tally, batch)
+    ports.saw(batch)
+
+
+async def _keep_dead(ports: Ports, buffer: Buffer, held: Held) -> set[int]:
     """Store the dead letters, and ack the messages of those that had to wait; the ids of deliveries still to wait.
 
     The rows go on without the metadata store: only messages with dead letters stay unacknowledged, up to a bound.
     """
-    dead = buffer.dead
+    dead = [*buffer.unkept, *held.dead]
     if not dead:
         return set()
     try:
@@ -127,129 +220,11 @@ async def _keep_dead(ports: Ports, buffer: Buffer) -> set[int]:
         _log.warning("dead letters wait", waiting=len(dead), reason=str(error))
         for one in dead:
             one.waited = True
+        buffer.unkept = dead
         return {id(one.delivery) for one in dead}
-    buffer.dead = []
+    buffer.unkept = []
     await ports.bus.ack([one.delivery for one in dead if one.waited])
     return set()
-
-
-class Rows:
-    """Events of one dataset and the deliveries they came in, side by side."""
-
-    __slots__ = ("counted", "deliveries", "events")
-
-    def __init__(self) -> None:
-        self.counted = 0
-        self.events: list[Any] = []  # all events; asking each whether it is one costs more than keeping it
-        self.deliveries: list[Delivery] = []
-
-
-class Dead:
-    """A dead letter that is not kept yet. waited: its message was left out of an ack because of that."""
-
-    __slots__ = ("delivery", "letter", "waited")
-
-    def __init__(self, delivery: Delivery, letter: DeadLetter) -> None:
-        self.delivery = delivery
-        self.letter = letter
-        self.waited = False
-
-
-class Held(NamedTuple):
-    """What one flush takes."""
-
-    rows: dict[Dataset, Rows]
-    deliveries: list[Delivery]
-
-
-class Buffer:
-    """Decoded events by dataset, between two flushes. Bounded by the limits; the caller flushes when due."""
-
-    def __init__(self, market: str, dataset_of: Mapping[type, Dataset], tally: Tally, limits: Limits) -> None:
-        self.market = market
-        self.tally = tally
-        self.limits = limits
-        self.dead: list[Dead] = []
-        self._dataset_of = dataset_of
-        self._rows: dict[Dataset, Rows] = {}
-        self._rows_of: dict[type, Rows] = {}  # the same by class of event
-        self._deliveries: list[Delivery] = []
-        self._events = 0
-        self._size_bytes = 0
-
-    def add(self, delivery: Delivery, outcomes: Sequence[Outcome]) -> None:
-        """Take what decoding made of one delivery."""
-        self._deliveries.append(delivery)
-        self._size_bytes += len(delivery.payload)
-        self.tally.messages += 1
-        for outcome in outcomes:
-            rows = self._rows_of.get(outcome.__class__)
-            if rows is not None:
-                rows.events.append(outcome)
-                rows.deliveries.append(delivery)
-            else:
-                self._add_other(delivery, outcome)
-
-    def _add_other(self, delivery: Delivery, outcome: Outcome) -> None:
-        """Take the first event of its class since the last flush, or what is no event."""
-        if isinstance(outcome, Event):
-            dataset = self._dataset_of[type(outcome)]
-            rows = self._rows_of[type(outcome)] = self._rows.setdefault(dataset, Rows())
-            rows.events.append(outcome)
-            rows.deliveries.append(delivery)
-        elif isinstance(outcome, Rejected):
-            self.tally.received["unknown"] += 1
-            self.add_dead(delivery, outcome, "unknown")
-        else:
-            self.tally.ignored[outcome.reason] += 1
-
-    def add_dead(self, delivery: Delivery, why: Rejected, event_type: str) -> None:
-        """Take an event that breaks a rule."""
-        self.tally.rejected[event_type, why.reason] += 1
-        letter = DeadLetter(
-            received_ms=delivery.received_ms,
-            subject=delivery.subject,
-            reason=why.reason,
-            field=why.field,
-            message=str(why),
-            payload=delivery.payload,
-        )
-        self.dead.append(Dead(delivery, letter))
-
-    def count(self) -> None:
-        """Enter what was added since the last call into the tally."""
-        for dataset, rows in self._rows.items():
-            added = len(rows.events) - rows.counted
-            rows.counted += added
-            self._events += added
-            self.tally.received[dataset.wire] += added
-            self.tally.in_flight += added
-        if self.tally.oldest_unflushed_ms is None:
-            self.note_oldest()
-
-    def note_oldest(self) -> None:
-        """Enter since when the oldest delivery waits; a delivery with unkept dead letters waits too."""
-        waiting = [one.delivery.received_ms for one in self.dead[:1]]
-        waiting += [one.received_ms for one in self._deliveries[:1]]
-        self.tally.oldest_unflushed_ms = min(waiting, default=None)
-
-    def full(self) -> bool:
-        """Whether as much waits as may."""
-        return self._events >= self.limits.rows or self._size_bytes >= self.limits.size_bytes
-
-    def due(self, clock: Clock) -> bool:
-        """Whether what waits should be flushed now that nothing more is at hand."""
-        if not self._deliveries:
-            return False
-        return self.full() or clock.now_ms() - self._deliveries[0].received_ms >= self.limits.age_ms
-
-    def take(self) -> Held:
-        """Everything that waits; the buffer is empty afterwards."""
-        self.count()
-        held = Held(self._rows, self._deliveries)
-        self._rows, self._rows_of, self._deliveries = {}, {}, []
-        self._events = self._size_bytes = 0
-        return held
 
 
 def _slices(deliveries: Sequence[Delivery]) -> Iterator[list[Delivery]]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -41,6 +42,7 @@ from data_manager.ports import Receipt
 
 _log = structlog.get_logger(__name__)
 _BEHIND = 4  # so many times what makes a fold due may wait: then appends wait for the fold
+_HURRY = 2  # so many times: then the fold takes no breath
 _INLINE_ROWS = 2_000  # an answer of cached rows up to this size is put together without leaving the event loop
 
 
@@ -225,10 +227,12 @@ class EmbeddedStore(SegmentStore):
         """Keeper thread: prepare the chunks, then let the writer thread commit them."""
         view = self._writer.submit(self._seal, dataset).result()
         if view.recent.pieces:
-            folds = [
-                fold(one, view.recent.of(one), view.chunks.get(one, ()), self._loader(one))
-                for one in sorted(_recent_series(view.recent))
-            ]
+            folds = []
+            for one in sorted(_recent_series(view.recent)):
+                started = time.perf_counter()
+                folds.append(fold(one, view.recent.of(one), view.chunks.get(one, ()), self._loader(one)))
+                if self._backlog(dataset) < _HURRY:
+                    time.sleep(time.perf_counter() - started)  # the interpreter is for the event loop half the time
             self._writer.submit(self._commit, dataset, folds, view.recent).result()
             self._checkpoint()
 

@@ -1,0 +1,166 @@
+"""What waits between two flushes: decoded events by dataset, the deliveries they came in, and the dead.
+
+    add ──> count ──> take ──> Held, which one flush stores and acknowledges
+
+Bounded by its limits: whoever fills it has it flushed when it is full. One Held may be on its way to the store while
+the next one fills, never two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from data_manager.domain.dataset import Dataset, Series
+from data_manager.domain.errors import Rejected
+from data_manager.domain.events import Event, Outcome
+from data_manager.ports import DeadLetter, Delivery
+from data_manager.telemetry import Tally
+
+
+class Limits(NamedTuple):
+    """When a flush is due: whichever comes first. dead_max: dead letters that may wait for their store."""
+
+    rows: int = 10_000
+    size_bytes: int = 8 * 1024 * 1024
+    age_ms: int = 2
+    dead_max: int = 10_000
+
+
+class Rows:
+    """Events of one dataset and the deliveries they came in, side by side."""
+
+    __slots__ = ("counted", "deliveries", "events")
+
+    def __init__(self) -> None:
+        self.counted = 0
+        self.events: list[Any] = []  # all events; asking each whether it is one costs more than keeping it
+        self.deliveries: list[Delivery] = []
+
+    @property
+    def received_ms(self) -> list[int]:
+        """When each came."""
+        return [one.received_ms for one in self.deliveries]
+
+    def of(self, series: Series) -> Iterator[int]:
+        """Positions of the events of one series."""
+        for position, event in enumerate(self.events):
+            if event.symbol == series.symbol and getattr(event, "interval", None) == series.interval:
+                yield position
+
+
+class Dead:
+    """A dead letter that is not kept yet. waited: its message was left out of an ack because of that."""
+
+    __slots__ = ("delivery", "letter", "waited")
+
+    def __init__(self, delivery: Delivery, why: Rejected) -> None:
+        self.delivery = delivery
+        self.waited = False
+        self.letter = DeadLetter(
+            received_ms=delivery.received_ms,
+            subject=delivery.subject,
+            reason=why.reason,
+            field=why.field,
+            message=str(why),
+            payload=delivery.payload,
+        )
+
+
+class Held(NamedTuple):
+    """What one flush takes."""
+
+    rows: dict[Dataset, Rows]
+    deliveries: list[Delivery]
+    dead: list[Dead]
+
+
+class Buffer:
+    """Decoded events by dataset, between two flushes."""
+
+    def __init__(self, market: str, dataset_of: Mapping[type, Dataset], tally: Tally, limits: Limits) -> None:
+        self.market = market
+        self.tally = tally
+        self.limits = limits
+        self.unkept: list[Dead] = []  # flushed, but their store did not answer
+        self._flushing: Sequence[Delivery] = ()
+        self._dataset_of = dataset_of
+        self._rows: dict[Dataset, Rows] = {}
+        self._rows_of: dict[type, Rows] = {}  # the same by class of event
+        self._deliveries: list[Delivery] = []
+        self._dead: list[Dead] = []
+        self._events = 0
+        self._size_bytes = 0
+
+    def add(self, delivery: Delivery, outcomes: Sequence[Outcome]) -> None:
+        """Take what decoding made of one delivery."""
+        self._deliveries.append(delivery)
+        self._size_bytes += len(delivery.payload)
+        self.tally.messages += 1
+        for outcome in outcomes:
+            rows = self._rows_of.get(outcome.__class__)
+            if rows is not None:
+                rows.events.append(outcome)
+                rows.deliveries.append(delivery)
+            else:
+                self._add_other(delivery, outcome)
+
+    def _add_other(self, delivery: Delivery, outcome: Outcome) -> None:
+        """Take the first event of its class since the last flush, or what is no event."""
+        if isinstance(outcome, Event):
+            dataset = self._dataset_of[type(outcome)]
+            rows = self._rows_of[type(outcome)] = self._rows.setdefault(dataset, Rows())
+            rows.events.append(outcome)
+            rows.deliveries.append(delivery)
+        elif isinstance(outcome, Rejected):
+            self.tally.received["unknown"] += 1
+            self.tally.rejected["unknown", outcome.reason] += 1
+            self._dead.append(Dead(delivery, outcome))
+        else:
+            self.tally.ignored[outcome.reason] += 1
+
+    def count(self) -> None:
+        """Enter what was added since the last call into the tally."""
+        for dataset, rows in self._rows.items():
+            added = len(rows.events) - rows.counted
+            rows.counted += added
+            self._events += added
+            self.tally.received[dataset.wire] += added
+            self.tally.in_flight += added
+        if self.tally.oldest_unflushed_ms is None:
+            self._note_oldest()
+
+    def waits(self) -> bool:
+        """Whether there is anything to flush."""
+        return bool(self._deliveries)
+
+    def full(self) -> bool:
+        """Whether as much waits as may."""
+        return self._events >= self.limits.rows or self._size_bytes >= self.limits.size_bytes
+
+    def due_in_ms(self, now_ms: int) -> int:
+        """How long what waits may still wait for company; never longer than its limit, whatever the clock did."""
+        if self.full() or not self._deliveries:
+            return 0
+        age_ms = self.limits.age_ms
+        return min(max(self._deliveries[0].received_ms + age_ms - now_ms, 0), age_ms)
+
+    def take(self) -> Held:
+        """Everything that waits; the buffer is empty afterwards. Tell flushed() when it is safe."""
+        self.count()
+        held = Held(self._rows, self._deliveries, self._dead)
+        self._rows, self._rows_of, self._deliveries, self._dead = {}, {}, [], []
+        self._events = self._size_bytes = 0
+        self._flushing = held.deliveries
+        return held
+
+    def flushed(self) -> None:
+        """What was taken last is stored."""
+        self._flushing = ()
+        self._note_oldest()
+
+    def _note_oldest(self) -> None:
+        """Enter since when the oldest delivery waits; a delivery with unkept dead letters waits too."""
+        firsts = [one.delivery.received_ms for one in self.unkept[:1]]
+        firsts += [one.received_ms for waiting in (self._flushing, self._deliveries) for one in waiting[:1]]
+        self.tally.oldest_unflushed_ms = min(firsts, default=None)

@@ -1,0 +1,244 @@
+"""Ingest by itself: a bus and a store of a few lines, so that every order of things can be tried."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_manager.adapters.binance.wire import DATASET_OF, Decoder
+from data_manager.domain.batch import Batch
+from data_manager.domain.errors import Corrupt, Unavailable
+from data_manager.ports import BusState, DeadLetter, Delivery, Dropped, Receipt
+from data_manager.services.buffer import Buffer, Limits
+from data_manager.services.ingest import Ports, ingest
+from data_manager.telemetry import Tally
+from tests.memory import MemoryStore
+from tests.servers import WallClock
+
+NOW_MS = 1_700_000_000_000
+
+
+def trade(number: int, symbol: str = "BTCUSDT", price: str = "1.0") -> bytes:
+    at = NOW_MS + number
+    return f'{{"e":"trade","E":{at},"s":"{symbol}","t":{number},"p":"{price}","q":"1","T":{at},"m":true}}'.encode()
+
+
+def ticker(number: int) -> bytes:
+    return (
+        f'{{"e":"bookTicker","u":{number},"s":"BTCUSDT","b":"1","B":"1","a":"2","A":"1","T":{NOW_MS},"E":{NOW_MS}}}'
+    ).encode()
+
+
+class Desk:
+    """Both sides of ingest: lists of deliveries as they come, and what happened to them in which order."""
+
+    def __init__(self, lists: Sequence[Sequence[bytes]], limits: Limits = Limits()) -> None:  # noqa: B008  # a constant
+        numbers = iter(range(10**6))
+        self.lists = [[Delivery("market", one, NOW_MS, str(next(numbers))) for one in some] for some in lists]
+        self.store = MemoryStore()
+        self.tally = Tally()
+        self.buffer = Buffer("um", DATASET_OF, self.tally, limits)
+        self.dead: list[DeadLetter] = []
+        self.acked: list[str] = []
+        self.pulled = 0
+        self.appending = 0
+        self.appending_most = 0
+        self.before_append: Callable[[Batch], None] = lambda _: None
+        self.turns: Callable[[], int] = lambda: 0
+        self.open = asyncio.Event()  # appends return
+        self.open.set()
+
+    async def run(self) -> None:
+        ports = Ports(self, Decoder("um"), self.append, self.keep_dead, self.keep_dead, WallClock())
+        await ingest(ports, self.buffer)
+
+    # ---- the bus ----
+
+    async def batches(self, quiet_s: float) -> AsyncIterator[list[Delivery]]:
+        for some in self.lists:
+            self.pulled += len(some)
+            yield list(some)
+            for _ in range(self.turns()):
+                await asyncio.sleep(0)
+
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        """What is acknowledged must be safe already."""
+        safe = self.store_keys | {letter.payload for letter in self.dead}
+        for one in deliveries:
+            assert one.payload in safe or b'"result"' in one.payload, (
+                f"{one.payload!r} was acknowledged and is not safe"
+            )
+        self.acked += [one.token for one in deliveries]
+
+    def stop(self) -> None: ...
+
+    def drops(self) -> list[Dropped]:
+        return []
+
+    async def state(self) -> BusState:
+        return BusState(connected=True)
+
+    async def close(self) -> None: ...
+
+    # ---- the stores ----
+
+    @property
+    def store_keys(self) -> set[bytes]:
+        return self._stored
+
+    _stored: set[bytes]
+
+    async def append(self, batch: Batch) -> Receipt:
+        self.appending += 1
+        self.appending_most = max(self.appending_most, self.appending)
+        try:
+            for _ in range(self.turns()):
+                await asyncio.sleep(0)
+            await self.open.wait()
+            self.before_append(batch)
+            receipt = await self.store.append(batch)
+            make = trade if batch.dataset.name == "trade" else lambda number, *_: ticker(number)
+            self._stored |= {
+                make(int(key), batch.series[code].symbol) for key, code in zip(batch.key, batch.codes, strict=True)
+            }
+            return receipt
+        finally:
+            self.appending -= 1
+
+    async def keep_dead(self, letters: Sequence[DeadLetter]) -> None:
+        self.dead += letters
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> None:
+    Desk._stored = set()
+
+
+messages = st.one_of(
+    st.integers(0, 30).map(trade),
+    st.integers(0, 30).map(lambda number: trade(number, "ETHUSDT")),
+    st.integers(0, 30).map(ticker),
+    st.integers(0, 9).map(lambda number: b"garbage %d" % number),
+    st.integers(0, 9).map(lambda number: trade(number, price="-1")),
+    st.just(b'{"result":null,"id":1}'),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.lists(messages, max_size=12), max_size=12), st.integers(1, 8), st.integers(0, 2), st.integers(0, 99))
+def test_whatever_comes_is_safe_before_it_is_acknowledged(
+    lists: list[list[bytes]], rows: int, age_ms: int, seed: int
+) -> None:
+    Desk._stored = set()
+    dice = random.Random(seed)
+
+    async def go() -> Desk:
+        desk = Desk(lists, Limits(rows=rows, age_ms=age_ms))
+        desk.turns = lambda: dice.randrange(5)
+        await asyncio.wait_for(desk.run(), 20)
+        return desk
+
+    desk = asyncio.run(go())
+    sent = Counter(one for some in lists for one in some)
+    assert sorted(desk.acked, key=int) == [str(number) for number in range(sent.total())]
+    assert desk.tally.missing() == desk.tally.in_flight == 0
+    assert desk.tally.messages == sent.total()
+    bad = Counter({one: count for one, count in sent.items() if one.startswith(b"garbage") or b'"-1"' in one})
+    assert Counter(letter.payload for letter in desk.dead) == bad
+    good = {one for one in sent if one not in bad and b"result" not in one}
+    assert desk.store_keys == good
+    assert desk.tally.new.total() == len(good)
+    assert desk.tally.oldest_unflushed_ms is None
+
+
+async def test_what_comes_during_a_flush_is_decoded_meanwhile_and_no_further_than_the_bound() -> None:
+    desk = Desk([[trade(number)] for number in range(100)], Limits(rows=10, age_ms=0))
+    desk.turns = lambda: 3
+    desk.open.clear()
+    running = asyncio.create_task(desk.run())
+    for _ in range(2_000):
+        await asyncio.sleep(0)
+    assert desk.appending_most == 1
+    assert desk.acked == []
+    assert desk.pulled == desk.tally.in_flight == 11  # the one being flushed and a buffer full
+    assert desk.tally.oldest_unflushed_ms == NOW_MS
+    desk.open.set()
+    await asyncio.wait_for(running, 10)
+    assert len(desk.acked) == desk.tally.new.total() == 100
+
+
+async def test_quiet_times_flush_by_age_without_waiting_for_more() -> None:
+    desk = Desk([[trade(1)], []], Limits(age_ms=1))
+    waiting = asyncio.Event()
+    desk.turns = lambda: 0
+    lists = desk.batches
+
+    async def slowly(quiet_s: float) -> AsyncIterator[list[Delivery]]:
+        async for some in lists(quiet_s):
+            yield some
+            if some:
+                await asyncio.wait_for(waiting.wait(), 5)
+
+    desk.batches = slowly  # type: ignore[method-assign]
+    ack = desk.ack
+
+    async def noted(deliveries: Sequence[Delivery]) -> None:
+        await ack(deliveries)
+        waiting.set()
+
+    desk.ack = noted  # type: ignore[method-assign]
+    await desk.run()
+    assert desk.acked == ["0"]
+
+
+async def test_damage_in_one_series_buries_its_events_only() -> None:
+    sent = [trade(1), trade(2, "ETHUSDT"), trade(2), trade(2), trade(3, price="-1"), ticker(5)]
+    desk = Desk([sent])
+
+    def damaged(batch: Batch) -> None:
+        if any(one.symbol == "BTCUSDT" and one.dataset == "trade" for one in batch.series):
+            raise Corrupt("um.trade.BTCUSDT: chunk 7 does not match its checksum")
+
+    desk.before_append = damaged
+    await desk.run()
+    assert desk.store_keys == {trade(2, "ETHUSDT"), ticker(5)}
+    assert Counter(letter.reason for letter in desk.dead) == {"damaged": 3, "invalid": 1}
+    assert "chunk 7" in next(letter.message for letter in desk.dead if letter.reason == "damaged")
+    assert sorted(desk.acked) == [str(number) for number in range(6)]
+    assert desk.tally.missing() == desk.tally.in_flight == 0
+
+
+async def test_a_bug_in_the_store_ends_ingest_and_acknowledges_nothing() -> None:
+    desk = Desk([[trade(number)] for number in range(20)], Limits(age_ms=0))
+    desk.turns = lambda: 2
+
+    def broken(_: Batch) -> None:
+        raise ZeroDivisionError
+
+    desk.before_append = broken
+    with pytest.raises(ZeroDivisionError):
+        await asyncio.wait_for(desk.run(), 10)
+    assert desk.acked == []
+
+
+async def test_dead_letters_wait_for_their_store_and_rows_do_not() -> None:
+    desk = Desk([[b"garbage", trade(1)], [trade(2)], [b"more", trade(3)], [trade(4)]], Limits(rows=1, age_ms=0))
+    desk.turns = lambda: 4
+    away = [True, True, False, False, False]
+    kept = desk.keep_dead
+
+    async def sometimes(letters: Sequence[DeadLetter]) -> None:
+        if away.pop(0):
+            assert "0" not in desk.acked
+            raise Unavailable("the metadata store is away")
+        await kept(letters)
+
+    desk.keep_dead = sometimes  # type: ignore[method-assign]
+    await desk.run()
+    assert [letter.payload for letter in desk.dead] == [b"garbage", b"more"]
+    assert sorted(desk.acked) == ["0", "1", "2", "3", "4", "5"]
+    assert desk.tally.missing() == 0
