@@ -282,13 +282,17 @@ class EmbeddedStore(SegmentStore):
         return await asyncio.get_running_loop().run_in_executor(self._keeper, self._drop, series, span)
 
     def _drop(self, series: Series, span: Span) -> int:
-        """Keeper thread: rewrite the chunks that hold rows of the span."""
+        """Keeper thread: rewrite the chunks that hold rows of the span; those inside it go unread, damaged ones too."""
         dataset, load = self._datasets[series.dataset], self._loader(series)
         refs = self._views[dataset.name].chunks.get(series, ())
         gone: list[ChunkRef] = []
         new: list[NewChunk] = []
         dropped = 0
         for ref in (ref for ref in refs if ref.last_ms >= span.start_ms and ref.first_ms < span.end_ms):
+            if span.start_ms <= ref.first_ms and ref.last_ms < span.end_ms:
+                gone.append(ref)
+                dropped += ref.rows
+                continue
             rows = load(ref, list(dataset.field))
             inside = (rows.time_ms >= span.start_ms) & (rows.time_ms < span.end_ms)
             gone.append(ref)
