@@ -8,16 +8,34 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 import structlog
+from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from data_manager.ports import BusState, Receipt
+
+_TOOK_MS = np.array([1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 30_000])
+
+
+class Took:
+    """How long events took, as a histogram: counts up to each of the bounds, the last beyond all of them."""
+
+    def __init__(self) -> None:
+        self.counts = np.zeros(len(_TOOK_MS) + 1, np.int64)
+        self.sum_ms = 0
+
+    def add(self, took_ms: NDArray[np.int64]) -> None:
+        """So many more. A clock that was set back makes none of them negative."""
+        whole = np.maximum(took_ms, 0)
+        self.counts += np.bincount(np.searchsorted(_TOOK_MS, whole), minlength=len(self.counts))
+        self.sum_ms += int(whole.sum())
 
 
 @dataclass(slots=True)
@@ -41,6 +59,7 @@ class Tally:
     store_seconds: float = 0.0
     lag_ms: int | None = None  # our clock minus the venue's, for the event stored last
     oldest_unflushed_ms: int | None = None  # when the oldest event that waits was received
+    took: defaultdict[str, Took] = field(default_factory=lambda: defaultdict(Took))  # received to durable, by type
     findings_open: Counter[str] = field(default_factory=Counter)  # raised by the watch over the streams, by kind
 
     def stored(self, event_type: str, receipt: Receipt) -> None:
@@ -84,6 +103,7 @@ class TallyMetrics:
             yield _counter(
                 f"rows_{outcome}", f"Rows whose append was: {outcome}.", "event_type", getattr(tally, outcome)
             )
+        yield _processing(tally)
         found = GaugeMetricFamily("data_manager_findings_open", "Findings that last, of the watch.", labels=["kind"])
         for kind, count in tally.findings_open.items():
             found.add_metric([kind], count)
@@ -114,6 +134,20 @@ def _counter(name: str, text: str, label: str, counts: Counter[str]) -> Metric:
     family = CounterMetricFamily(f"data_manager_{name}", text, labels=[label])
     for value, count in counts.items():
         family.add_metric([value], count)
+    return family
+
+
+def _processing(tally: Tally) -> Metric:
+    family = HistogramMetricFamily(
+        "data_manager_message_processing_seconds", "From received to durable.", labels=["event_type"]
+    )
+    bounds = [*(str(bound / 1000) for bound in _TOOK_MS.tolist()), "+Inf"]
+    for event_type, took in tally.took.items():
+        family.add_metric(
+            [event_type],
+            list(zip(bounds, np.cumsum(took.counts).tolist(), strict=True)),
+            took.sum_ms / 1000,
+        )
     return family
 
 

@@ -201,7 +201,7 @@ def _enter(ports: Ports, tally: Tally, batch: Batch, receipt: Receipt, repeated:
     """Count what an append did, and tell who watches."""
     tally.stored(batch.dataset.wire, receipt + Receipt(duplicate=repeated))
     tally.in_flight -= len(batch) + repeated
-    _note_lag(tally, batch)
+    _note_times(tally, batch, ports.clock.now_ms())
     ports.saw(batch)
 
 
@@ -233,11 +233,12 @@ def _slices(deliveries: Sequence[Delivery]) -> Iterator[list[Delivery]]:
         yield some
 
 
-def _note_lag(tally: Tally, batch: Batch) -> None:
-    """Remember how far behind the venue's clock the row received last reached us."""
+def _note_times(tally: Tally, batch: Batch, now_ms: int) -> None:
+    """Remember how long the rows took here, and how far behind the venue's clock the one received last reached us."""
     event, received = batch.columns["event_ms"], batch.columns["received_ms"]
     assert isinstance(event, Ints)
     assert isinstance(received, Ints)
+    tally.took[batch.dataset.wire].add(now_ms - received.values)
     stated = np.flatnonzero(event.present & np.ones(len(batch), np.bool_))
     if len(stated):
         last = stated[received.values[stated].argmax()]
