@@ -33,7 +33,7 @@ from data_manager.adapters.clock import SystemClock
 from data_manager.adapters.store.embedded import EmbeddedStore
 from data_manager.domain.batch import Batch
 from data_manager.ports import Bus, DeadLetter, Receipt
-from data_manager.service import tune_interpreter
+from data_manager.service.running import tune_interpreter
 from data_manager.services.buffer import Buffer, Limits
 from data_manager.services.ingest import Ports, ingest
 from data_manager.services.replay import Replay

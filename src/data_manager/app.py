@@ -1,4 +1,4 @@
-"""The composition root: opens adapters, introduces them to services and routes (service.py), and closes them again.
+"""The composition root: opens adapters, introduces them to services and routes (service/), and closes them again.
 
 Opening order is the reverse of closing: the sockets and the store's lock first (a second service on one DATA_DIR stops
 here), then our own bus server, metadata and bus. What a command composes is imported when it runs.
@@ -24,7 +24,7 @@ from data_manager.settings import Settings
 
 if TYPE_CHECKING:
     from data_manager.adapters.bus.connection import NatsAccess
-    from data_manager.service import Service
+    from data_manager.service.running import Service
     from data_manager.services.replay import ReplayProgress, ReplayReport
 
 _log = structlog.get_logger(__name__)
@@ -59,7 +59,7 @@ async def _open(settings: Settings, stack: AsyncExitStack, *, own_server: bool) 
     from data_manager.adapters.bus.opening import open_bus
     from data_manager.adapters.meta.sql import open_meta
     from data_manager.adapters.store.embedded import EmbeddedStore
-    from data_manager.service import Service
+    from data_manager.service.running import Service
     from data_manager.services.dropping import Losses
 
     sockets = _listen(settings, stack)

@@ -1,0 +1,149 @@
+"""The role ingest: bus to store, the watch over what comes, and what is to be said of both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import structlog
+
+from data_manager.adapters.binance.wire import DATASET_OF, Decoder
+from data_manager.adapters.bus.nats_server import NatsServer
+from data_manager.adapters.clock import SystemClock
+from data_manager.adapters.resilience import Breaker
+from data_manager.ports import Bus, BusState, DeadLetter, MetaStore, SeriesStore
+from data_manager.service.again import Again
+from data_manager.services.buffer import Buffer, Limits
+from data_manager.services.dropping import Losses
+from data_manager.services.ingest import Ports, ingest
+from data_manager.services.reporting import Reporter
+from data_manager.services.status import IngestStatus
+from data_manager.services.watch import Watch, left_open
+from data_manager.settings import Settings
+from data_manager.telemetry import Tally, TallyMetrics
+
+CLOCK = SystemClock()
+_STATE_S = 2.0
+_STATS_LINE_S = 60.0
+_WATCH_S = 1.0
+_NOTHING_PARSES = 100  # events that all had to be rejected since the start: something is wrong with the feed or with us
+_log = structlog.get_logger(__name__)
+
+
+class Ingesting:
+    """Everything between the bus and the store. run() it once; stop() lets it drain."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: SeriesStore,
+        meta: MetaStore,
+        bus: Bus,
+        losses: Losses,
+        reporter: Reporter,
+        tally: Tally,
+        metrics: TallyMetrics,
+        server: NatsServer | None,
+    ) -> None:
+        self.tally = tally
+        self._settings = settings
+        self._store = store
+        self._meta = meta
+        self._bus = bus
+        self._losses = losses
+        self._reporter = reporter
+        self._metrics = metrics
+        self._server = server
+        self._watch = Watch(CLOCK, tally, reporter.report)
+        self._status = IngestStatus(tally, self._watch, CLOCK)
+        self._store_breaker = Breaker("store")
+        self._meta_breaker = Breaker("metadata")
+
+    async def run(self) -> None:
+        """Ingest until stop(), then store what was taken and return."""
+
+        async def insist_dead(letters: Sequence[DeadLetter]) -> None:
+            await self._meta_breaker.call(lambda: self._meta.keep_dead(letters))
+
+        settings = self._settings
+        limits = Limits(settings.max_batch_size, settings.flush_bytes_max, settings.flush_age_ms)
+        ports = Ports(
+            self._bus,
+            Decoder(settings.market),
+            lambda batch: self._store_breaker.call(lambda: self._store.append(batch)),
+            self._meta.keep_dead,
+            insist_dead,
+            CLOCK,
+            saw=self._watch.saw,
+            let_go=self._losses.note,
+        )
+        await ingest(ports, Buffer(settings.market, DATASET_OF, self.tally, limits))
+
+    def stop(self) -> None:
+        """Take nothing more from the bus."""
+        self._bus.stop()
+
+    def again(self) -> Iterator[Again]:
+        """What goes on beside it."""
+        yield Again("bus state", _STATE_S, self.look_at_bus)
+        yield Again("stats line", _STATS_LINE_S, self._say_stats)
+        yield Again("watch", _WATCH_S, self._look_at_streams)
+
+    async def beside(self) -> None:
+        """What goes on beside it and is not done again: what an earlier run left open, and our own bus's server."""
+        self._watch.adopt(await self._meta_breaker.call(lambda: left_open(self._meta)))
+        if self._server is not None:
+            await self._server.keep()
+
+    # ---- what it says of itself ----------------------------------------------------------------------------------
+
+    async def reasons(self) -> dict[str, str | None]:
+        """By component why we cannot take events and keep them; None where we can."""
+        state = self._metrics.bus
+        if state is None or not state.connected:  # the news may be older than the connection
+            state = await self.look_at_bus()
+        return {
+            "nats": None if state.connected else state.reason or "not connected",
+            "store": self._store_breaker.reason,
+            "ingest": self._nothing_parses(),
+        }
+
+    async def look_at_bus(self) -> BusState:
+        """Ask the bus how it is, and remember that for the figures."""
+        self._metrics.bus = await self._bus.state()
+        self._status.look()
+        return self._metrics.bus
+
+    async def facts(self) -> dict[str, Any]:
+        """The body of GET /health/ingest."""
+        return self._status.facts(self._metrics.bus)
+
+    def last_findings(self) -> None:
+        """What was let go and not told yet, to the reporter."""
+        self._reporter.report(self._losses.findings())
+
+    async def _look_at_streams(self) -> None:
+        self.last_findings()
+        self._watch.judge()
+
+    def _nothing_parses(self) -> str | None:
+        rejected = self.tally.rejected.total()
+        if rejected >= _NOTHING_PARSES and rejected == self.tally.total_received():
+            return f"{rejected} events arrived and none could be read: see the dead letters"
+        return None
+
+    async def _say_stats(self) -> None:
+        tally = self.tally
+        _log.info(
+            "stats",
+            received=tally.total_received(),
+            new=tally.new.total(),
+            changed=tally.changed.total(),
+            duplicate=tally.duplicate.total(),
+            rejected=tally.rejected.total(),
+            dropped=tally.dropped,
+            ignored=tally.ignored.total(),
+            in_flight=tally.in_flight,
+            lag_ms=tally.lag_ms,
+            missing=tally.missing(),
+        )
