@@ -21,7 +21,7 @@ from data_manager.domain.batch import Batch, build, empty, live_rows, ranks, set
 from data_manager.domain.dataset import Dataset, Field, Keep, Kind, Series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.span import Span
-from data_manager.ports import Extent, Receipt
+from data_manager.ports import Extent, Receipt, StoreSizes
 
 _NO_VALUE = ("received_ms", "origin", "event_ms")
 """Columns in which two rows of one fact may differ."""
@@ -64,6 +64,7 @@ class MemoryStore:
     kind = "memory"
 
     def __init__(self) -> None:
+        self.tells_versions = True
         self._held: dict[Series, dict[tuple[Any, ...], _Row]] = {}
         self._live: dict[Series, _Row] = {}
         self._versions: Counter[Series] = Counter()
@@ -109,9 +110,9 @@ class MemoryStore:
             return Receipt(changed=1)
         return Receipt(duplicate=1)
 
-    def version(self, series: Series) -> int:
-        """A number that changes with every change of the rows of a series."""
-        return self._versions[series]
+    def version(self, series: Series) -> int | None:
+        """See SeriesStore.version."""
+        return self._versions[series] if self.tells_versions else None
 
     async def scan(
         self,
@@ -175,6 +176,14 @@ class MemoryStore:
     async def series(self) -> list[Series]:
         """See SeriesStore.series."""
         return sorted(series for series, held in self._held.items() if held)
+
+    async def sizes(self) -> StoreSizes:
+        """See SeriesStore.sizes."""
+        return StoreSizes(rows=sum(map(len, self._held.values())), storage_bytes=0)
+
+    async def healthy(self) -> bool:
+        """See SeriesStore.healthy."""
+        return True
 
     async def close(self) -> None:
         """Nothing is open."""

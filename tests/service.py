@@ -43,11 +43,12 @@ class Service:
         nats_url: str = "",
         command: str = "serve",
         program: Sequence[str] = (),
+        arguments: Sequence[str] = (),
         **settings: object,
     ) -> None:
         """settings: variables of the environment, by field name of Settings. Both ports are free ones.
 
-        program: another command line than data-manager's own, such as one that breaks something and then becomes it.
+        arguments: of the command. program: another command line than data-manager's own, such as one that breaks something and then becomes it.
         """
         self.folder = folder
         self.data_dir = folder / "data"
@@ -57,7 +58,7 @@ class Service:
         self.environ = {**bare_environment(), **{name.upper(): str(value) for name, value in given.items()}}
         self.url = self.metrics_url = ""
         self.program = list(program) or data_manager()
-        self._command = command
+        self._command = [command, *arguments]
         self._process: subprocess.Popen[bytes] | None = None
         self._http = httpx2.Client(timeout=20)
         folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +81,7 @@ class Service:
         assert not self.running, "it runs already"
         with self._out.open("wb") as out, self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*self.program, self._command], env=self.environ, stdout=out, stderr=log, start_new_session=True
+                [*self.program, *self._command], env=self.environ, stdout=out, stderr=log, start_new_session=True
             )
         await eventually(self._has_addresses, within_s=_START_S, what="the banner with the addresses")
         await eventually(lambda: self._answers(ready=ready), within_s=_START_S, what="readiness")

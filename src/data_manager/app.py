@@ -10,7 +10,7 @@ import asyncio
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,28 +19,36 @@ import structlog
 from data_manager import __version__, telemetry
 from data_manager.adapters.clock import SystemClock
 from data_manager.domain.errors import BadSetting, DataManagerError
-from data_manager.ports import MetaStore, SeriesStore
+from data_manager.ports import MetadataStore, MetaStore, SeriesStore
 from data_manager.settings import Settings
 
 if TYPE_CHECKING:
     from data_manager.adapters.bus.connection import NatsAccess
-    from data_manager.service.running import Service
+    from data_manager.adapters.bus.nats_server import NatsServer
+    from data_manager.adapters.mongo.access import MongoAccess
+    from data_manager.service.ingesting import Ingesting
+    from data_manager.service.running import Parts, Role, Service
     from data_manager.services.replay import ReplayProgress, ReplayReport
+    from data_manager.services.reporting import Reporter
 
 _log = structlog.get_logger(__name__)
 _CLOCK = SystemClock()
 
 
-async def run(settings: Settings, *, own_server: bool, say: Callable[[str], None]) -> None:
-    """The whole service, until SIGINT or SIGTERM: bus, ingest, HTTP, metrics.
+async def run(settings: Settings, *, role: Role, own_server: bool, say: Callable[[str], None]) -> None:
+    """The service in that role, until SIGINT or SIGTERM.
 
     own_server: start a nats-server of our own in DATA_DIR. say prints the banner's lines. Raises DataManagerError when
     something cannot be opened; on the way out everything taken from the bus is stored and acknowledged.
     """
+    from data_manager.service.running import Service
+
     telemetry.configure_logging(settings.log_level, settings.log_format)
     structlog.contextvars.bind_contextvars(environment=settings.environment)
     async with AsyncExitStack() as stack:
-        service = await _open(settings, stack, own_server=own_server)
+        sockets = _listen(settings, stack, role)
+        parts = await _open(settings, stack, role, own_server=own_server)
+        service = Service(settings, parts, sockets)
         stopping = asyncio.Event()
         with _signals(stopping):
             say(_banner(settings, service))
@@ -48,34 +56,99 @@ async def run(settings: Settings, *, own_server: bool, say: Callable[[str], None
                 await service.run(stopping)
             except* DataManagerError as group:
                 raise group.exceptions[0] from group
-    _log.info("stopped", missing=service.tally.missing(), in_flight=service.tally.in_flight)
+    _log.info("stopped", missing=parts.tally.missing(), in_flight=parts.tally.in_flight)
 
 
-async def _open(settings: Settings, stack: AsyncExitStack, *, own_server: bool) -> Service:
+async def _open(settings: Settings, stack: AsyncExitStack, role: Role, *, own_server: bool) -> Parts:
+    from data_manager.service.running import Parts
+    from data_manager.service.working import Working
+    from data_manager.services.databases import Databases
+    from data_manager.services.reporting import Reporter
+
+    ingests = role in ("all", "ingest")
+    store = await _open_rows(settings, writes=ingests)
+    stack.push_async_callback(store.close)
+    server = await _own_server(settings, stack) if own_server else None
+    meta = await _open_metadata(settings)
+    stack.push_async_callback(meta.close)
+    tally = telemetry.Tally()
+    reporter = Reporter(meta.keep_findings)
+    name, bytes_max = settings.mongodb_db, settings.store_bytes_max
+    databases = Databases(store, meta, settings.metadata_kind, _CLOCK, name=name, bytes_max=bytes_max)
+    working = Working(settings, store, meta, reporter) if role in ("all", "work") else None
+    metrics = telemetry.TallyMetrics(tally)
+    ingesting = None
+    if ingests:
+        ingesting = _open_ingesting(settings, stack, store, meta, reporter, tally, metrics, server)
+    return Parts(role, store, meta, reporter, tally, metrics, databases, ingesting, working)
+
+
+async def _open_rows(settings: Settings, *, writes: bool) -> SeriesStore:
+    """The store of the rows. MongoDB, and a file that another process is to make, may come up after us."""
+    from data_manager.adapters.late import LateSeriesStore
+
+    if settings.rows_url is not None:
+        from data_manager.adapters.mongo.store import open_mongo
+
+        access = mongo_access(settings)
+        return LateSeriesStore("mongodb", lambda: open_mongo(access))
+    if writes:
+        from data_manager.adapters.store.embedded import EmbeddedStore
+
+        return await asyncio.to_thread(EmbeddedStore, settings.data_dir, settings.store_memory_bytes)
+    from data_manager.adapters.store.readonly import ReadOnlyStore
+
+    async def open_file() -> SeriesStore:
+        return ReadOnlyStore(settings.data_dir, settings.store_memory_bytes)
+
+    return LateSeriesStore("embedded", open_file)
+
+
+async def _open_metadata(settings: Settings) -> MetadataStore:
+    """The metadata store. A server may come up after us; a file has to be there."""
+    from data_manager.adapters.late import LateMetadataStore
+    from data_manager.adapters.meta.sql import open_meta
+
+    async def open_it() -> MetadataStore:
+        return await open_meta(
+            settings.metadata_url,
+            dead_letters_max=settings.dead_letters_max,
+            dead_bytes_max=settings.dead_letters_bytes_max,
+        )
+
+    if settings.metadata_kind != "sqlite":
+        return LateMetadataStore("metadata database", open_it)
+    with suppress(OSError):  # opening the file says what is wrong
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+    return await open_it()
+
+
+async def _own_server(settings: Settings, stack: AsyncExitStack) -> NatsServer:
+    from data_manager.adapters.bus.nats_server import NatsServer
+
+    server = NatsServer(settings.data_dir / "nats", port=settings.nats_own_port)
+    await server.start()
+    stack.push_async_callback(server.stop)
+    return server
+
+
+def _open_ingesting(
+    settings: Settings,
+    stack: AsyncExitStack,
+    store: SeriesStore,
+    meta: MetadataStore,
+    reporter: Reporter,
+    tally: telemetry.Tally,
+    metrics: telemetry.TallyMetrics,
+    server: NatsServer | None,
+) -> Ingesting:
     from data_manager.adapters.binance.wire import DATASET_OF, Decoder
     from data_manager.adapters.bus.nats_core import CoreOptions
-    from data_manager.adapters.bus.nats_server import NatsServer
     from data_manager.adapters.bus.nats_stream import StreamOptions
     from data_manager.adapters.bus.opening import open_bus
-    from data_manager.adapters.meta.sql import open_meta
-    from data_manager.adapters.store.embedded import EmbeddedStore
-    from data_manager.service.running import Service
+    from data_manager.service.ingesting import Ingesting
     from data_manager.services.dropping import Losses
 
-    sockets = _listen(settings, stack)
-    store = await asyncio.to_thread(EmbeddedStore, settings.data_dir, settings.store_memory_bytes)
-    stack.push_async_callback(store.close)
-    server = None
-    if own_server:
-        server = NatsServer(settings.data_dir / "nats", port=settings.nats_own_port)
-        await server.start()
-        stack.push_async_callback(server.stop)
-    meta = await open_meta(
-        settings.metadata_url,
-        dead_letters_max=settings.dead_letters_max,
-        dead_bytes_max=settings.dead_letters_bytes_max,
-    )
-    stack.push_async_callback(meta.close)
     losses = Losses(Decoder(settings.market), DATASET_OF, settings.market, _CLOCK)
     bus = open_bus(
         nats_access(settings, [server.url] if server else settings.nats_servers),
@@ -95,13 +168,13 @@ async def _open(settings: Settings, stack: AsyncExitStack, *, own_server: bool) 
         ),
     )
     stack.push_async_callback(bus.close)
-    return Service(settings, store, meta, bus, losses, sockets, server)
+    return Ingesting(settings, store, meta, bus, losses, reporter, tally, metrics, server)
 
 
-def _listen(settings: Settings, stack: AsyncExitStack) -> dict[str, socket.socket]:
+def _listen(settings: Settings, stack: AsyncExitStack, role: Role) -> dict[str, socket.socket]:
     """The sockets we serve on, bound before anything is started. Raises BadSetting naming the port that is taken."""
     wanted = {"METRICS_PORT": (settings.metrics_host, settings.metrics_port)}
-    if settings.enable_api:
+    if settings.enable_api or role != "all":
         wanted["API_PORT"] = (settings.api_host, settings.api_port)
     sockets = {}
     for name, (host, port) in wanted.items():
@@ -137,20 +210,37 @@ def _banner(settings: Settings, service: Service) -> str:
         host, port = service.sockets[name].getsockname()[:2]
         return f"http://{host}:{port}"
 
-    lines = [f"Petrosa Data Manager {__version__}", ""]
-    if settings.enable_api:
+    role, ingests = service.parts.role, service.parts.ingesting is not None
+    lines = [f"Petrosa Data Manager {__version__}{'' if role == 'all' else f', role {role}'}", ""]
+    if "API_PORT" in service.sockets:
         lines.append(f"  API       {at('API_PORT')}   (documentation at /docs)")
-    lines += [
-        f"  metrics   {at('METRICS_PORT')}/metrics",
-        f"  bus       {'NATS_URL' if settings.nats_url else f'nats://127.0.0.1:{settings.nats_own_port} (our own)'}",
-        f"  subject   {settings.nats_consumer_subject}",
-        f"  data      {settings.data_dir.resolve()}",
-        "",
-        "  Waiting for events on the bus. To feed it recordings:",
-        "    .venv/bin/data-manager replay FILE.jsonl.gz --speed max",
-        "  Ctrl-C stops it; everything received by then is stored.",
-    ]
-    return "\n".join(lines)
+    lines.append(f"  metrics   {at('METRICS_PORT')}/metrics")
+    if ingests:
+        bus = "NATS_URL" if settings.nats_url else f"nats://127.0.0.1:{settings.nats_own_port} (our own)"
+        lines += [f"  bus       {bus}", f"  subject   {settings.nats_consumer_subject}"]
+    kinds = service.parts.databases.kinds
+    lines += [f"  rows      {settings.data_dir.resolve() if kinds['rows'] == 'embedded' else kinds['rows']}"]
+    lines += [f"  metadata  {kinds['metadata']}", ""]
+    if ingests:
+        lines += [
+            "  Waiting for events on the bus. To feed it recordings:",
+            "    .venv/bin/data-manager replay FILE.jsonl.gz --speed max",
+        ]
+    return "\n".join([*lines, "  Ctrl-C stops it; everything received by then is stored."])
+
+
+def mongo_access(settings: Settings) -> MongoAccess:
+    """Where the MongoDB is that MONGODB_URL, or MONGODB_HOST and its like, name."""
+    from data_manager.adapters.mongo.access import MongoAccess
+
+    return MongoAccess(
+        database=settings.mongodb_db,
+        url=settings.mongodb_url or "",
+        host=settings.mongodb_host or "localhost",
+        port=settings.mongodb_port,
+        user=settings.mongodb_user or "",
+        password=settings.mongodb_password or "",
+    )
 
 
 def nats_access(settings: Settings, urls: Sequence[str]) -> NatsAccess:
@@ -176,9 +266,14 @@ def nats_access(settings: Settings, urls: Sequence[str]) -> NatsAccess:
 @asynccontextmanager
 async def reader(settings: Settings) -> AsyncIterator[SeriesStore]:
     """What is held, for reading, whether the service runs or not. Raises Unavailable when there is nothing yet."""
-    from data_manager.adapters.store.readonly import ReadOnlyStore
+    if settings.rows_url is not None:
+        from data_manager.adapters.mongo.store import open_mongo
 
-    store = ReadOnlyStore(settings.data_dir, settings.store_memory_bytes)
+        store: SeriesStore = await open_mongo(mongo_access(settings))
+    else:
+        from data_manager.adapters.store.readonly import ReadOnlyStore
+
+        store = ReadOnlyStore(settings.data_dir, settings.store_memory_bytes)
     try:
         yield store
     finally:
@@ -222,8 +317,17 @@ async def replay(
 
 
 async def migrate(settings: Settings) -> list[str]:
-    """Bring the metadata database to this version's layout; the revisions that were applied."""
+    """Bring both databases to this version's layout; what was done, one line each."""
     from data_manager.adapters.meta.migrate import migrate as apply
 
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    return await apply(settings.metadata_url)
+    done = [f"metadata: applied {revision}" for revision in await apply(settings.metadata_url)]
+    if settings.rows_url is not None:
+        from data_manager.adapters.mongo.store import open_mongo
+
+        store = await open_mongo(mongo_access(settings))
+        try:
+            done += [f"rows: {line}" for line in await store.migrate()]
+        finally:
+            await store.close()
+    return done

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from urllib.parse import quote_plus
 
 from data_manager.domain.errors import BadSetting
 
@@ -88,6 +89,36 @@ class Settings:
         pattern=r"(sqlite|mysql|mariadb)(\+\w+)?://.+",
         valid="must be like sqlite:////folder/file or mysql://user:password@host:3306/database",
     )
+    mysql_uri: str | None = _setting(
+        None,
+        "Database of the metadata, as the predecessor named it; META_URL goes before it.",
+        secret=True,
+        unset="MYSQL_HOST and its like, if that is set",
+        pattern=r"(mysql|mariadb)(\+\w+)?://.+",
+        valid="must be like mysql://user:password@host:3306/database",
+    )
+    mysql_host: str | None = _login("Host of the MySQL or MariaDB server that holds the metadata.")
+    mysql_port: int = _port(3306, "Its port.", at_least=1)
+    mysql_user: str = _name("root", "User there.")
+    mysql_password: str | None = _login("Password there.", secret=True)
+    mysql_db: str = _name("petrosa_data_manager", "Database there.")
+
+    mongodb_url: str | None = _setting(
+        None,
+        "MongoDB that holds the rows. A database named in it is where the user is known, never where rows go.",
+        secret=True,
+        unset="MONGODB_HOST and its like, if that is set; else the embedded store",
+        pattern=r"mongodb(\+srv)?://.+",
+        valid="must be like mongodb://user:password@host:27017/?replicaSet=rs0",
+    )
+    mongodb_host: str | None = _login("Host of the MongoDB that holds the rows.")
+    mongodb_port: int = _port(27017, "Its port.", at_least=1)
+    mongodb_user: str | None = _login("User there.")
+    mongodb_password: str | None = _login("Password there.", secret=True)
+    mongodb_db: str = _name("petrosa_data_manager", "Database there that holds the rows.")
+    store_bytes_max: int = _size(
+        0, "Bytes the rows may take, 0 for no bound. From 90 % on the least valuable streams are shed.", at_least=0
+    )
     store_memory_bytes: int = _size(134_217_728, "Decoded rows the store keeps in memory for fast answers, at most.")
 
     nats_url: str | None = _setting(
@@ -161,6 +192,13 @@ class Settings:
     )
     dead_letters_bytes_max: int = _size(67_108_864, "Bytes of dead letters kept, at most.", 65_536)
 
+    leader_election_timeout: int = _setting(
+        30, "How long a leader that falls silent stays leader.", unit="s", at_least=2, at_most=3_600
+    )
+    leader_election_heartbeat_interval: int = _setting(
+        10, "Pause between two tries to become or to stay leader.", unit="s", at_least=1, at_most=1_200
+    )
+
     enable_api: bool = _setting(True, "Whether the HTTP API is served.")
     api_host: str = _host("127.0.0.1", "Address the HTTP API listens on.")
     api_port: int = _port(8000, "Port of the HTTP API; 0 takes any free one.")
@@ -179,8 +217,26 @@ class Settings:
 
     @property
     def metadata_url(self) -> str:
-        """META_URL, or the file in DATA_DIR that stands for it."""
-        return self.meta_url or f"sqlite:///{self.data_dir / 'metadata.sqlite'}"
+        """META_URL, MYSQL_URI, the URL that MYSQL_HOST and its like make, or the file in DATA_DIR: the first set."""
+        if self.meta_url or self.mysql_uri:
+            return self.meta_url or self.mysql_uri or ""
+        if self.mysql_host:
+            login = _login_of(self.mysql_user, self.mysql_password)
+            return f"mysql://{login}{_address(self.mysql_host, self.mysql_port)}/{self.mysql_db}"
+        return f"sqlite:///{self.data_dir / 'metadata.sqlite'}"
+
+    @property
+    def metadata_kind(self) -> Literal["sqlite", "mysql"]:
+        """Whether metadata_url names a file or a server."""
+        return "sqlite" if self.metadata_url.startswith("sqlite") else "mysql"
+
+    @property
+    def rows_url(self) -> str | None:
+        """MONGODB_URL, or what MONGODB_HOST and its like make; None: the embedded store holds the rows."""
+        if self.mongodb_url or not self.mongodb_host:
+            return self.mongodb_url
+        login = _login_of(self.mongodb_user, self.mongodb_password) if self.mongodb_user else ""
+        return f"mongodb://{login}{_address(self.mongodb_host, self.mongodb_port)}/"
 
     @property
     def nats_servers(self) -> list[str]:
@@ -191,6 +247,15 @@ class Settings:
         """The settings with credentials hidden: a log line or a traceback tells none."""
         shown = (f"{name}={_shown(setting, getattr(self, name))}" for name, setting in SETTINGS.items())
         return f"Settings({', '.join(shown)})"
+
+
+def _login_of(user: str, password: str | None) -> str:
+    """The part of a URL before the host; whatever stands in a password is escaped."""
+    return quote_plus(user) + (f":{quote_plus(password)}" if password else "") + "@"
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 SETTINGS: dict[str, Setting] = {one.name: one.metadata["setting"] for one in fields(Settings)}
@@ -287,6 +352,12 @@ def _contradictions(settings: Settings) -> Iterator[BadSetting]:
         yield BadSetting(
             "NATS_TLS_KEY_FILE", settings.nats_tls_key_file, "must be set together with NATS_TLS_CERT_FILE"
         )
+    if settings.leader_election_heartbeat_interval * 2 > settings.leader_election_timeout:
+        yield BadSetting(
+            "LEADER_ELECTION_HEARTBEAT_INTERVAL",
+            settings.leader_election_heartbeat_interval,
+            "must be at most half of LEADER_ELECTION_TIMEOUT",
+        )
     if settings.flush_age_ms >= settings.nats_ack_wait_s * 1_000:
         yield BadSetting("FLUSH_AGE_MS", settings.flush_age_ms, "must be shorter than NATS_ACK_WAIT_S")
 
@@ -350,7 +421,7 @@ def warnings(environ: Mapping[str, str]) -> list[str]:
 
 
 _OF_THE_PREDECESSOR = re.compile(
-    r"(MYSQL|MONGODB|BINANCE|LEADER_ELECTION|RAW_QUERY)_\w+"
+    r"(POSTGRES|BINANCE|RAW_QUERY)_\w+"
     r"|ENABLE_(AUDITOR|BACKFILLER|ANALYTICS|LEADER_ELECTION|AUTO_BACKFILL|DUPLICATE_REMOVAL)"
     r"|API_(WORKERS|DEFAULT_PAGE_SIZE|MAX_BATCH_SIZE|QUERY_TIMEOUT)"
     r"|(AUDIT|ANALYTICS|HEALTH_CHECK)_INTERVAL|HEALTH_CHECK_PORT|OTEL_ENABLED|SUPPORTED_PAIRS|MAX_CONCURRENT_TASKS"

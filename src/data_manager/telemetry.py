@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -86,6 +86,7 @@ class TallyMetrics:
     def __init__(self, tally: Tally) -> None:
         self._tally = tally
         self.bus: BusState | None = None  # as last asked for; the app refreshes it
+        self.more: list[Callable[[], Iterable[Metric]]] = []  # figures of other parts of the process
 
     def collect(self) -> Iterator[Metric]:
         """All families, at the moment of the scrape."""
@@ -120,6 +121,8 @@ class TallyMetrics:
                 "data_manager_lag_seconds", "Our clock minus the venue's, event stored last.", tally.lag_ms / 1000
             )
         yield from _bus_metrics(self.bus)
+        for families in self.more:
+            yield from families()
 
 
 def _with_raw(tally: Tally) -> Counter[str]:

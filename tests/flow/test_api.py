@@ -105,8 +105,8 @@ async def listening(app: ASGIApp) -> AsyncIterator[httpx2.AsyncClient]:
         await serving
 
 
-async def ingest_facts() -> dict[str, Any]:
-    return {"received": 0}
+async def no_facts() -> dict[str, Any]:
+    return {"received": 0, "status": "healthy"}
 
 
 @asynccontextmanager
@@ -123,17 +123,18 @@ async def api(
     async def readiness() -> Readiness:
         return ready or Readiness(ready=True, status="healthy", components={"store": "healthy"}, reasons=[])
 
+    store.tells_versions = keep
     components = Components(
         store=store,
         meta=cast(MetaStore, None),  # the routes of this release ask it nothing
         clock=StoppedClock(),
         market=market,
         version="9.9.9",
-        source="memory",
         readiness=readiness,
         registry=CollectorRegistry(),
-        ingest=ingest_facts,
-        **({"series_version": store.version} if keep else {}),
+        ingest=no_facts,
+        databases=no_facts,
+        connections=no_facts,
     )
     async with listening(create_app(components, limits)) as client:
         yield client
@@ -866,7 +867,8 @@ async def test_any_origin_may_read(client: httpx2.AsyncClient) -> None:
 async def test_openapi_describes_every_route_and_dataset(client: httpx2.AsyncClient) -> None:
     api = await get(client, "/openapi.json")
     assert api["info"]["title"] == "Petrosa Data Manager API"
-    others = {"/", "/health/liveness", "/health/readiness", "/health/ingest", "/dead-letters", "/metrics"}
+    health = {f"/health/{name}" for name in ("liveness", "readiness", "ingest", "databases", "connections")}
+    others = {"/", *health, "/dead-letters", "/dead-letters/{letter_id}/payload", "/metrics"}
     assert api["paths"].keys() == others | {f"/data/{dataset.path}" for dataset in SERVED}
     for dataset in SERVED:
         route = api["paths"][f"/data/{dataset.path}"]["get"]

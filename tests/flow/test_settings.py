@@ -90,6 +90,7 @@ def test_who_reports_gets_the_defaults_beside_the_problems() -> None:
     ("environ", "name"),
     [
         ({"API_PORT": "9090"}, "METRICS_PORT"),
+        ({"LEADER_ELECTION_TIMEOUT": "15"}, "LEADER_ELECTION_HEARTBEAT_INTERVAL"),
         ({"FLUSH_AGE_MS": "1000", "NATS_ACK_WAIT_S": "1"}, "FLUSH_AGE_MS"),
         ({"NATS_TLS_CERT_FILE": "cert.pem"}, "NATS_TLS_KEY_FILE"),
     ],
@@ -121,6 +122,24 @@ def test_a_credential_is_never_shown(name: str, text: str) -> None:
     found, problems = read({name: text})
     shown = [repr(found), *map(str, problems), *map(str, describe(found, {name: text}))]
     assert not [line for line in shown if "hunter2" in line or "ter2" in line]
+
+
+def test_the_metadata_is_where_the_first_of_its_settings_says() -> None:
+    parts = {"MYSQL_HOST": "db", "MYSQL_USER": "petrosa", "MYSQL_PASSWORD": "p@ss/wörd"}
+    assert load({"DATA_DIR": "d"}).metadata_url == "sqlite:///d/metadata.sqlite"
+    assert load(parts).metadata_url == "mysql://petrosa:p%40ss%2Fw%C3%B6rd@db:3306/petrosa_data_manager"
+    assert load({"MYSQL_HOST": "::1", "MYSQL_PORT": "33", "MYSQL_DB": "m"}).metadata_url == "mysql://root@[::1]:33/m"
+    uri = {"MYSQL_URI": "mysql+pymysql://u@h/db"}
+    assert load({**parts, **uri}).metadata_url == uri["MYSQL_URI"]
+    assert load({**parts, **uri, "META_URL": "sqlite:////x"}).metadata_url == "sqlite:////x"
+
+
+def test_the_rows_are_embedded_unless_a_mongodb_is_named() -> None:
+    assert load({"MONGODB_PORT": "1", "MONGODB_DB": "x"}).rows_url is None
+    assert load({"MONGODB_HOST": "db"}).rows_url == "mongodb://db:27017/"
+    login = {"MONGODB_USER": "petrosa", "MONGODB_PASSWORD": "p:@"}
+    assert load({"MONGODB_HOST": "db", **login}).rows_url == "mongodb://petrosa:p%3A%40@db:27017/"
+    assert load({"MONGODB_HOST": "db", "MONGODB_URL": "mongodb+srv://x"}).rows_url == "mongodb+srv://x"
 
 
 def test_what_is_not_secret_of_a_url_is_shown() -> None:

@@ -31,6 +31,10 @@ class Breaker:
         self.reason: str | None = None  # of the last failure, while not closed
         self._wait_max_s = wait_max_s
 
+    def facts(self) -> dict[str, str | int | None]:
+        """As GET /health/connections shows it."""
+        return {"state": self.state, "failures": self.failures, "reason": self.reason}
+
     async def call(self, ask: Callable[[], Awaitable[T]]) -> T:
         """ask()'s answer, however long it takes. Only Unavailable is tried again; everything else rises at once.
 

@@ -6,7 +6,6 @@
 Every route that is here works; what later releases bring is a 404 until then.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,26 +16,20 @@ from starlette.types import ASGIApp
 from data_manager.api.boundary import Boundary
 from data_manager.api.cache import AnswerCache
 from data_manager.api.data import Reading, data_routes
+from data_manager.api.databases import AskFacts, database_routes
 from data_manager.api.errors import HANDLERS, answer_to
 from data_manager.api.health import AskReadiness, Readiness, health_routes
-from data_manager.api.inspect import AskIngest, inspect_routes
+from data_manager.api.inspect import inspect_routes
 from data_manager.api.metrics import HttpMetrics, metrics_app
 from data_manager.api.routing import Endpoint
-from data_manager.domain.dataset import Series
 from data_manager.ports import Clock, MetaStore, SeriesStore
-
-
-def _unknown(series: Series) -> int | None:
-    return None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Components:
     """What the application is made of.
 
-    source is the kind of store, as answers name it: embedded, mongodb. series_version gives a number that differs
-    whenever an answer about the series may differ, and that changes no earlier than the rows can be read; None where
-    the store cannot tell. With it, answers are kept for who asks the same again.
+    reads: whether the routes that read rows are there; liveness, readiness and the other figures are always.
     """
 
     store: SeriesStore
@@ -44,11 +37,12 @@ class Components:
     clock: Clock
     market: str
     version: str
-    source: str
     readiness: AskReadiness
     registry: CollectorRegistry
-    ingest: AskIngest
-    series_version: Callable[[Series], int | None] = _unknown
+    ingest: AskFacts
+    databases: AskFacts
+    connections: AskFacts
+    reads: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +61,8 @@ def create_app(components: Components, limits: Limits | None = None) -> FastAPI:
     reading = Reading(
         store=components.store,
         market=components.market,
-        source=components.source,
-        version=components.series_version,
+        source=components.store.kind,
+        version=components.store.version,
         cache=AnswerCache(bounds.cache_bytes),
         limit_default=bounds.rows_default,
         limit_max=bounds.rows_max,
@@ -84,8 +78,9 @@ def create_app(components: Components, limits: Limits | None = None) -> FastAPI:
     )
     app.metrics = HttpMetrics(components.registry)
     app.router.routes[:0] = [
-        *data_routes(reading),
+        *(data_routes(reading) if components.reads else ()),
         *health_routes(components.clock, components.version, components.readiness, components.registry),
+        *database_routes(components.clock, components.databases, components.connections),
         *inspect_routes(components.meta, components.ingest),
     ]
     return app

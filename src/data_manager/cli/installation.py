@@ -60,7 +60,7 @@ def migrate(as_json: Json = False) -> None:
     if as_json:
         say_json({"applied": applied})
     else:
-        typer.echo("\n".join(f"applied {revision}" for revision in applied) or "already up to date")
+        typer.echo("\n".join(applied) or "already up to date")
 
 
 @installation.command("version")

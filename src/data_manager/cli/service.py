@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Callable, Coroutine
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,16 @@ from data_manager.domain.errors import Unavailable
 
 if TYPE_CHECKING:
     from data_manager.services.replay import ReplayProgress, ReplayReport
+
+
+class Role(StrEnum):
+    """What a process does."""
+
+    ALL = "all"
+    INGEST = "ingest"
+    WORK = "work"
+    API = "api"
+
 
 service = typer.Typer()
 Json = Annotated[bool, typer.Option("--json", help="Say it as JSON.")]
@@ -27,21 +38,23 @@ def run(as_json: Json = False) -> None:
     Starts its own nats-server unless NATS_URL names one. Ctrl-C stops it cleanly.
     """
     in_force = settings.load(os.environ)
-    _serve(in_force, own_server=in_force.nats_url is None, as_json=as_json)
+    _serve(in_force, role=Role.ALL, own_server=in_force.nats_url is None, as_json=as_json)
 
 
 @service.command("serve")
 def serve(
-    role: Annotated[str, typer.Option(help="What this process does: all. Other roles come later.")] = "all",
+    role: Annotated[Role, typer.Option(help="What this process does.")] = Role.ALL,
     as_json: Json = False,
 ) -> None:
-    """Run the service against a bus that exists (NATS_URL)."""
-    if role != "all":
-        raise typer.BadParameter(f"{role!r} is not a role of this version: only `all` is", param_hint="--role")
-    _serve(settings.load(os.environ), own_server=False, as_json=as_json)
+    """Run the service against a bus that exists (NATS_URL).
+
+    ingest takes events from the bus into the store; work does what one replica does for all; api answers questions;
+    all does the three. Every role may have any number of replicas where the store is MongoDB.
+    """
+    _serve(settings.load(os.environ), role=role, own_server=False, as_json=as_json)
 
 
-def _serve(in_force: settings.Settings, *, own_server: bool, as_json: bool) -> None:
+def _serve(in_force: settings.Settings, *, role: Role, own_server: bool, as_json: bool) -> None:
     from data_manager import app
 
     def say(line: str) -> None:
@@ -50,7 +63,7 @@ def _serve(in_force: settings.Settings, *, own_server: bool, as_json: bool) -> N
         else:
             typer.echo(line)
 
-    _in_loop(app.run(in_force, own_server=own_server, say=say))
+    _in_loop(app.run(in_force, role=role.value, own_server=own_server, say=say))
 
 
 @service.command("replay")

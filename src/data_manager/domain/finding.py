@@ -26,6 +26,8 @@ class FindingKind(Enum):
     STALE = "stale"  # what comes is late
     PARSE_ERRORS = "parse_errors"  # too much of what comes cannot be kept
     MISLABELLED = "mislabelled"  # books that are not of the symbol they name
+    LEADERLESS = "leaderless"  # no replica does the work that one does for all
+    SHED = "shed"  # let go by ourselves, because the store was about to be full
 
 
 class Finding(Struct, frozen=True, kw_only=True):

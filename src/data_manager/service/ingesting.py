@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import structlog
+from msgspec import structs
 
 from data_manager.adapters.binance.wire import DATASET_OF, Decoder
 from data_manager.adapters.bus.nats_server import NatsServer
@@ -58,6 +59,7 @@ class Ingesting:
         self._status = IngestStatus(tally, self._watch, CLOCK)
         self._store_breaker = Breaker("store")
         self._meta_breaker = Breaker("metadata")
+        self.breakers = (self._store_breaker, self._meta_breaker)
 
     async def run(self) -> None:
         """Ingest until stop(), then store what was taken and return."""
@@ -113,6 +115,12 @@ class Ingesting:
         self._metrics.bus = await self._bus.state()
         self._status.look()
         return self._metrics.bus
+
+    async def connection_facts(self) -> dict[str, Any]:
+        """Its part of the body of GET /health/connections."""
+        state = await self.look_at_bus()
+        breakers = {one.name: one.facts() for one in self.breakers}
+        return {"nats": structs.asdict(state), "breakers": breakers}
 
     async def facts(self) -> dict[str, Any]:
         """The body of GET /health/ingest."""

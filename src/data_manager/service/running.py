@@ -1,6 +1,12 @@
 """The running service: everything that goes on at once, under one task group, and how it stops.
 
-app.py opens the parts and hands them over; a bug in one task ends all of them.
+    role ingest   bus ──> store, the watch over the streams          any number of replicas
+    role work     what one replica does for all, under a lease       one leads, the others wait
+    role api      the routes that read                               any number of replicas
+    role all      the three in one process
+
+Every role serves liveness, readiness and metrics. app.py opens the parts and hands them over; a bug in one task ends
+all of them.
 """
 
 from __future__ import annotations
@@ -9,71 +15,83 @@ import asyncio
 import gc
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import structlog
 import uvicorn
+from prometheus_client.core import Metric
 
 from data_manager import __version__, telemetry
-from data_manager.adapters.bus.nats_server import NatsServer
 from data_manager.adapters.clock import SystemClock
-from data_manager.adapters.store.embedded import EmbeddedStore
+from data_manager.adapters.late import Late
 from data_manager.api import app as http
 from data_manager.api.health import Readiness
-from data_manager.ports import Bus, MetaStore
+from data_manager.domain.errors import NotFound
+from data_manager.ports import MetadataStore, SeriesStore
+from data_manager.service import figures
 from data_manager.service.again import Again
 from data_manager.service.ingesting import Ingesting
-from data_manager.services.catalog import keep_statistics
-from data_manager.services.dropping import Losses
+from data_manager.service.working import Working
+from data_manager.services.databases import Databases, reason_against
 from data_manager.services.periodic import every
 from data_manager.services.reporting import Reporter
 from data_manager.settings import Settings
 
 CLOCK = SystemClock()
-_STATISTICS_S = 30.0
+Role = Literal["all", "ingest", "work", "api"]
 _FINDINGS_S = 1.0
+_SIZES_S = 30.0
 _LAST_WORDS_S = 1.0  # for findings, after the last row is stored
 _log = structlog.get_logger(__name__)
+
+
+class Parts(NamedTuple):
+    """What a role is made of. ingesting and working are None where the role has no such part."""
+
+    role: Role
+    store: SeriesStore
+    meta: MetadataStore
+    reporter: Reporter
+    tally: telemetry.Tally
+    metrics: telemetry.TallyMetrics
+    databases: Databases
+    ingesting: Ingesting | None
+    working: Working | None
 
 
 class Service:
     """Everything that runs, opened and introduced. run() it once."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        store: EmbeddedStore,
-        meta: MetaStore,
-        bus: Bus,
-        losses: Losses,
-        sockets: dict[str, socket.socket],
-        server: NatsServer | None,
-    ) -> None:
+    def __init__(self, settings: Settings, parts: Parts, sockets: dict[str, socket.socket]) -> None:
         self.settings = settings
-        self.store = store
-        self.meta = meta
+        self.parts = parts
         self.sockets = sockets
-        self.tally = telemetry.Tally()
-        self.metrics = telemetry.TallyMetrics(self.tally)
-        self.reporter = Reporter(meta.keep_findings)
-        self.ingesting = Ingesting(settings, store, meta, bus, losses, self.reporter, self.tally, self.metrics, server)
-        self._statistics: dict[str, int] = {}
+        parts.metrics.more = list(self._figures())
+
+    def _figures(self) -> Iterator[Callable[[], Iterable[Metric]]]:
+        parts = self.parts
+        yield partial(figures.of_databases, parts.databases)
+        if parts.ingesting is not None:
+            yield partial(figures.of_breakers, parts.ingesting.breakers)
+        if parts.working is not None:
+            yield partial(figures.of_lease, parts.working.lease)
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Ingest and serve until stopping is set, then drain."""
+        """Do what the role does until stopping is set, then drain."""
         tune_interpreter()
         servers = self._servers()
+        ingesting = self.parts.ingesting
         async with asyncio.TaskGroup() as group:
-            ingesting = group.create_task(self.ingesting.run(), name="ingest")
+            draining = None if ingesting is None else group.create_task(ingesting.run(), name="ingest")
             serving = [group.create_task(one.serve([at]), name=name) for name, one, at in servers]
-            beside = [
-                group.create_task(every(one.seconds, one.what, one.work, CLOCK), name=one.what) for one in self._again()
-            ]
-            beside.append(group.create_task(self.ingesting.beside(), name="beside ingest"))
+            beside = [group.create_task(work, name=what) for what, work in self._beside()]
             await stopping.wait()
-            await self._drain(ingesting)
+            _log.info("stopping", waiting=self.parts.tally.in_flight)
+            if ingesting is not None and draining is not None:
+                await self._drain(ingesting, draining)
             for task in beside:
                 task.cancel()
             for _, one, _ in servers:
@@ -81,58 +99,103 @@ class Service:
             await self._say_last_findings()
             await asyncio.wait(serving)
 
-    async def _drain(self, ingesting: asyncio.Task[None]) -> None:
-        _log.info("stopping", waiting=self.tally.in_flight)
-        self.ingesting.stop()
-        _, undone = await asyncio.wait([ingesting], timeout=self.settings.drain_timeout_s)
+    async def _drain(self, ingesting: Ingesting, task: asyncio.Task[None]) -> None:
+        ingesting.stop()
+        _, undone = await asyncio.wait([task], timeout=self.settings.drain_timeout_s)
         if undone:
             _log.error("not drained in time: what is left comes again", seconds=self.settings.drain_timeout_s)
-            ingesting.cancel()
+            task.cancel()
+
+    def _beside(self) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
+        """Everything that goes on until the stop."""
+        for late in (self.parts.store, self.parts.meta):
+            if isinstance(late, Late):
+                yield "opening", late.appear(CLOCK)
+        if self.parts.ingesting is not None:
+            yield "beside ingest", self.parts.ingesting.beside()
+        if self.parts.working is not None:
+            yield "campaign", self.parts.working.run()
+        for one in self._again():
+            yield one.what, every(one.seconds, one.what, one.work, CLOCK)
 
     def _again(self) -> Iterator[Again]:
-        yield from self.ingesting.again()
-        yield Again("findings", _FINDINGS_S, self.reporter.keep)
-        yield Again(
-            "statistics", _STATISTICS_S, lambda: keep_statistics(self.store, self.meta, CLOCK, self._statistics)
-        )
+        yield Again("findings", _FINDINGS_S, self.parts.reporter.keep)
+        yield Again("sizes", _SIZES_S, self.parts.databases.look)
+        if self.parts.ingesting is not None:
+            yield from self.parts.ingesting.again()
+        if self.parts.working is not None:
+            yield from self.parts.working.again()
+
+    # ---- what it says of itself ----------------------------------------------------------------------------------
 
     def _servers(self) -> list[tuple[str, uvicorn.Server, socket.socket]]:
-        registry = telemetry.registry(self.metrics)
+        registry = telemetry.registry(self.parts.metrics)
         servers = [("metrics", _uvicorn(http.metrics_app(registry)), self.sockets["METRICS_PORT"])]
-        if self.settings.enable_api:
+        if "API_PORT" in self.sockets:
             components = http.Components(
-                store=self.store,
-                meta=self.meta,
+                store=self.parts.store,
+                meta=self.parts.meta,
                 clock=CLOCK,
                 market=self.settings.market,
                 version=__version__,
-                source=self.store.kind,
                 readiness=self.readiness,
                 registry=registry,
-                ingest=self.ingesting.facts,
-                series_version=self.store.version,
+                ingest=self._ingest_facts,
+                databases=self.parts.databases.facts,
+                connections=self._connection_facts,
+                reads=self.settings.enable_api and self.parts.role in ("all", "api"),
             )
             api = http.create_app(components, http.Limits(rows_max=self.settings.api_max_page_size))
             servers.append(("api", _uvicorn(api), self.sockets["API_PORT"]))
         return servers
 
     async def readiness(self) -> Readiness:
-        """Whether we take events and can keep them, component by component, and why not."""
-        reasons: dict[str, Any] = await self.ingesting.reasons()
-        reasons["metadata"] = None if await self.meta.healthy() else "does not answer"
+        """Whether we can do what our role does, component by component, and why not."""
+        parts, reasons = self.parts, dict[str, str | None]()
+        if parts.ingesting is not None:
+            reasons |= await parts.ingesting.reasons()
+        away, metadata = await asyncio.gather(reason_against(parts.store.healthy), reason_against(parts.meta.healthy))
+        reasons["store"] = reasons.get("store") or away
+        reasons["metadata"] = metadata
         components = {name: "healthy" if reason is None else "unhealthy" for name, reason in reasons.items()}
-        components |= dict.fromkeys(("mysql", "mongodb", "auditor", "analytics"), "not_configured")
+        for kind, name in self._cluster().items():
+            components[kind] = "not_configured" if name is None else components[name]
+        components |= dict.fromkeys(("auditor", "analytics"), "not_configured")
         why = [f"{name}: {reason}" for name, reason in reasons.items() if reason is not None]
         status: Literal["healthy", "unhealthy"] = "unhealthy" if why else "healthy"
         return Readiness(ready=not why, status=status, components=components, reasons=why)
 
+    def _cluster(self) -> dict[str, str | None]:
+        """The predecessor's names of the databases: which of ours it is, None where the embedded one stands for it."""
+        kinds = self.parts.databases.kinds
+        return {
+            "mongodb": "store" if kinds["rows"] == "mongodb" else None,
+            "mysql": "metadata" if kinds["metadata"] == "mysql" else None,
+        }
+
+    async def _ingest_facts(self) -> dict[str, Any]:
+        if self.parts.ingesting is None:
+            raise NotFound(f"this process does not ingest: its role is {self.parts.role}")
+        return await self.parts.ingesting.facts()
+
+    async def _connection_facts(self) -> dict[str, Any]:
+        """The body of GET /health/connections, but for its time."""
+        facts: dict[str, Any] = {"nats": None, "breakers": {}, "lease": None}
+        if self.parts.ingesting is not None:
+            facts |= await self.parts.ingesting.connection_facts()
+        if self.parts.working is not None:
+            facts["lease"] = self.parts.working.lease_facts()
+        return facts
+
     async def _say_last_findings(self) -> None:
-        self.ingesting.last_findings()
+        if self.parts.ingesting is not None:
+            self.parts.ingesting.last_findings()
         try:
             async with asyncio.timeout(_LAST_WORDS_S):
-                await self.reporter.keep()
+                await self.parts.reporter.keep()
         except TimeoutError:
-            _log.warning("findings are not kept: the metadata store is too slow", waiting=self.reporter.waiting)
+            waiting = self.parts.reporter.waiting
+            _log.warning("findings are not kept: the metadata store is too slow", waiting=waiting)
 
 
 def tune_interpreter() -> None:

@@ -22,7 +22,7 @@ from data_manager.domain.columns import Column
 from data_manager.domain.dataset import Dataset, Series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.span import Span
-from data_manager.ports import Extent
+from data_manager.ports import Extent, StoreSizes
 
 T = TypeVar("T")
 FILE = "series.db"
@@ -81,6 +81,27 @@ class SegmentStore(ABC):
     async def extent(self, series: Series) -> Extent | None:
         """See SeriesStore.extent."""
         return await self._in_reader(lambda: self._extent(series))
+
+    def version(self, series: Series) -> int | None:
+        """See SeriesStore.version. None: another process writes."""
+        return None
+
+    async def sizes(self) -> StoreSizes:
+        """See SeriesStore.sizes. What the file and its log hold; pages that are free again are not counted."""
+        return StoreSizes(storage_bytes=await self._in_reader(self._used_bytes))
+
+    async def healthy(self) -> bool:
+        """See SeriesStore.healthy."""
+        return await self._in_reader(lambda: self._connection().execute("SELECT 1").fetchone() == (1,))
+
+    def _used_bytes(self) -> int:
+        connection = self._connection()
+        pages, free, size = (
+            int(connection.execute(f"PRAGMA {name}").fetchone()[0])
+            for name in ("page_count", "freelist_count", "page_size")
+        )
+        log = self._path.with_name(f"{self._path.name}-wal")
+        return (pages - free) * size + (log.stat().st_size if log.exists() else 0)
 
     async def _answer(self, series: Series, question: Question) -> Batch:
         dataset = self._datasets[series.dataset]

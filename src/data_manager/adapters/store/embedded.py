@@ -329,7 +329,7 @@ class EmbeddedStore(SegmentStore):
         return load
 
     def version(self, series: Series) -> int:
-        """A number that rises with every change to what is held of the series, since the store was opened."""
+        """See SeriesStore.version. It rises with every change since the store was opened."""
         return self._versions.get(series, 0)
 
     async def live(self, series: Series) -> Batch:

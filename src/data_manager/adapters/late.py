@@ -1,0 +1,201 @@
+"""Servers may come up in any order: a store that is not there yet, and is asked for again and again until it is.
+
+not there ── open: Unavailable ──> not there (every question raises Unavailable, with the reason)
+    │
+    └────── open: a store ──────> there: every question goes to it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+import structlog
+
+from data_manager.domain.batch import Batch
+from data_manager.domain.dataset import Series
+from data_manager.domain.errors import Unavailable
+from data_manager.domain.finding import Finding, FindingKind
+from data_manager.domain.span import Span
+from data_manager.ports import (
+    Clock,
+    DeadLetter,
+    Extent,
+    KeptDeadLetter,
+    Lease,
+    LeaseState,
+    MetadataStore,
+    MetaStore,
+    Receipt,
+    SeriesStatistics,
+    SeriesStore,
+    StoreSizes,
+)
+
+_log = structlog.get_logger(__name__)
+_WAIT_S, _WAIT_MAX_S = 0.2, 5.0
+
+
+class _Closes(Protocol):
+    async def close(self) -> None: ...
+
+
+T = TypeVar("T", bound=_Closes)
+
+
+class Late(Generic[T]):
+    """Something that is opened as soon as it can be."""
+
+    def __init__(self, what: str, open_it: Callable[[], Awaitable[T]]) -> None:
+        self._what = what
+        self._open = open_it
+        self._there: T | None = None
+        self._reason = "not opened yet"
+
+    async def appear(self, clock: Clock) -> None:
+        """Return when it is there. Raises what opening raises, but for Unavailable: then it is tried again."""
+        wait_s = _WAIT_S
+        while self._there is None:
+            try:
+                self._there = await self._open()
+            except Unavailable as error:
+                if self._reason != str(error):
+                    _log.warning("not there yet", what=self._what, reason=str(error))
+                self._reason = str(error)
+                await clock.sleep(wait_s)
+                wait_s = min(2 * wait_s, _WAIT_MAX_S)
+
+    @property
+    def it(self) -> T:
+        """It. Raises Unavailable while it is not there."""
+        if self._there is None:
+            raise Unavailable(f"{self._what} is not there yet: {self._reason}")
+        return self._there
+
+    async def close(self) -> None:
+        """Close it, if it ever came."""
+        if self._there is not None:
+            await self._there.close()
+
+
+class LateSeriesStore(Late[SeriesStore]):
+    """SeriesStore that may come up after us."""
+
+    def __init__(self, kind: str, open_it: Callable[[], Awaitable[SeriesStore]]) -> None:
+        super().__init__(kind, open_it)
+        self.kind = kind
+
+    async def append(self, batch: Batch) -> Receipt:
+        """See SeriesStore.append."""
+        return await self.it.append(batch)
+
+    async def scan(self, series: Series, span: Span | None = None, **how: Any) -> Batch:
+        """See SeriesStore.scan."""
+        return await self.it.scan(series, span, **how)
+
+    async def last(self, series: Series, n: int) -> Batch:
+        """See SeriesStore.last."""
+        return await self.it.last(series, n)
+
+    async def live(self, series: Series) -> Batch:
+        """See SeriesStore.live."""
+        return await self.it.live(series)
+
+    async def extent(self, series: Series) -> Extent | None:
+        """See SeriesStore.extent."""
+        return await self.it.extent(series)
+
+    async def count(self, series: Series, span: Span | None = None) -> int:
+        """See SeriesStore.count."""
+        return await self.it.count(series, span)
+
+    async def keys(self, series: Series, span: Span | None = None) -> Batch:
+        """See SeriesStore.keys."""
+        return await self.it.keys(series, span)
+
+    async def drop(self, series: Series, span: Span) -> int:
+        """See SeriesStore.drop."""
+        return await self.it.drop(series, span)
+
+    async def series(self) -> list[Series]:
+        """See SeriesStore.series."""
+        return await self.it.series()
+
+    def version(self, series: Series) -> int | None:
+        """See SeriesStore.version."""
+        return self.it.version(series)
+
+    async def sizes(self) -> StoreSizes:
+        """See SeriesStore.sizes."""
+        return await self.it.sizes()
+
+    async def healthy(self) -> bool:
+        """See SeriesStore.healthy."""
+        return await self.it.healthy()
+
+
+class LateMetadataStore(Late[MetadataStore]):
+    """MetaStore and Leases that may come up after us."""
+
+    @property
+    def dead_evicted(self) -> int:
+        """See MetaStore.dead_evicted."""
+        return 0 if self._there is None else self._there.dead_evicted
+
+    async def keep_dead(self, letters: Sequence[DeadLetter]) -> None:
+        """See MetaStore.keep_dead."""
+        await self.it.keep_dead(letters)
+
+    async def dead_letters(
+        self, *, limit: int, offset: int = 0, reason: str | None = None
+    ) -> tuple[list[KeptDeadLetter], int]:
+        """See MetaStore.dead_letters."""
+        return await self.it.dead_letters(limit=limit, offset=offset, reason=reason)
+
+    async def dead_payload(self, letter_id: str) -> bytes | None:
+        """See MetaStore.dead_payload."""
+        return await self.it.dead_payload(letter_id)
+
+    async def forget_dead(self, seen: Mapping[str, int]) -> int:
+        """See MetaStore.forget_dead."""
+        return await self.it.forget_dead(seen)
+
+    async def keep_statistics(self, rows: Sequence[SeriesStatistics]) -> None:
+        """See MetaStore.keep_statistics."""
+        await self.it.keep_statistics(rows)
+
+    async def statistics(self) -> list[SeriesStatistics]:
+        """See MetaStore.statistics."""
+        return await self.it.statistics()
+
+    async def keep_findings(self, findings: Sequence[Finding]) -> None:
+        """See MetaStore.keep_findings."""
+        await self.it.keep_findings(findings)
+
+    async def findings(
+        self,
+        *,
+        limit: int,
+        offset: int = 0,
+        kind: FindingKind | None = None,
+        series: str | None = None,
+        open_only: bool = False,
+    ) -> tuple[list[Finding], int]:
+        """See MetaStore.findings."""
+        return await self.it.findings(limit=limit, offset=offset, kind=kind, series=series, open_only=open_only)
+
+    async def healthy(self) -> bool:
+        """See MetaStore.healthy. False while it is not there."""
+        return self._there is not None and await self._there.healthy()
+
+    async def take_lease(self, name: str, holder: str, term_s: float) -> LeaseState:
+        """See Leases.take_lease."""
+        return await self.it.take_lease(name, holder, term_s)
+
+    async def give_back_lease(self, lease: Lease) -> None:
+        """See Leases.give_back_lease."""
+        await self.it.give_back_lease(lease)
+
+    def fenced(self, lease: Lease) -> MetaStore:
+        """See Leases.fenced."""
+        return self.it.fenced(lease)

@@ -1,0 +1,63 @@
+"""Figures of a running service beside those of ingest: the lease, the circuit breakers, how full the store is."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from data_manager.adapters.resilience import Breaker
+from data_manager.services.databases import Databases
+from data_manager.services.lease import LeaseStatus
+
+
+def of_breakers(breakers: Iterable[Breaker]) -> Iterator[Metric]:
+    """0 while calls go through, 0.5 while one is on its way to find out, 1 while they fail."""
+    states = {"closed": 0.0, "half-open": 0.5, "open": 1.0}
+    opened = GaugeMetricFamily(
+        "data_manager_circuit_breaker_open", "1 while calls fail, 0.5 while one is tried.", labels=["breaker"]
+    )
+    failures = CounterMetricFamily("data_manager_circuit_breaker_failures", "Calls that failed.", labels=["breaker"])
+    for breaker in breakers:
+        opened.add_metric([breaker.name], states[breaker.state])
+        failures.add_metric([breaker.name], breaker.failures)
+    yield opened
+    yield failures
+
+
+def of_lease(lease: Callable[[], LeaseStatus]) -> Iterator[Metric]:
+    """Whether we lead, under which epoch, and since when nobody does."""
+    now = lease()
+    yield GaugeMetricFamily("data_manager_audit_leader_status", "1 while this process leads.", int(now.leading))
+    yield GaugeMetricFamily("data_manager_lease_epoch", "Epoch of the lease, as told last.", now.epoch)
+    yield GaugeMetricFamily(
+        "data_manager_lease_leaderless_seconds",
+        "Since when nobody leads; 0 while somebody does.",
+        now.leaderless_s or 0,
+    )
+    yield CounterMetricFamily("data_manager_lease_taken", "So often this process became leader.", now.taken)
+    yield CounterMetricFamily("data_manager_lease_lost", "So often it lost the lease before giving it back.", now.lost)
+
+
+def of_databases(databases: Databases) -> Iterator[Metric]:
+    """Sizes, as far as they are known. The predecessor's names are kept for MongoDB."""
+    sizes = databases.sizes
+    if sizes is not None:
+        taken = GaugeMetricFamily("data_manager_store_bytes", "What the rows take.", labels=["kind"])
+        for kind, size in (("data", sizes.data_bytes), ("storage", sizes.storage_bytes), ("index", sizes.index_bytes)):
+            if size is not None:
+                taken.add_metric([kind], size)
+        yield taken
+        if databases.kinds["rows"] == "mongodb" and sizes.data_bytes is not None:
+            data = GaugeMetricFamily(
+                "data_manager_mongo_data_size_bytes", "Rows before compression.", labels=["database"]
+            )
+            data.add_metric([databases.name], sizes.data_bytes)
+            yield data
+    errors = CounterMetricFamily(
+        "data_manager_mongo_data_size_scrape_errors", "Times the size could not be asked for.", databases.scrape_errors
+    )
+    yield errors
+    if databases.bytes_max:
+        yield GaugeMetricFamily("data_manager_store_bytes_max", "What the rows may take.", databases.bytes_max)
+    days = databases.days_to_full()
+    if days is not None:
+        yield GaugeMetricFamily("data_manager_store_days_to_full", "At the growth of the last week.", days)
