@@ -90,7 +90,7 @@ async def drain_ours(url: str, durable: str, count: int) -> float:
 
         watching = asyncio.create_task(watch())
         started = time.perf_counter()
-        ports = Ports(bus, Decoder("um"), append, no_dead, no_dead, _CLOCK)
+        ports = Ports(bus, Decoder("um"), append, no_dead, _CLOCK)
         await ingest(ports, Buffer("um", DATASET_OF, tally, Limits()))
         seconds = time.perf_counter() - started
         await watching
@@ -161,7 +161,7 @@ async def latency(rate: int, seconds: float) -> np.ndarray:
             return receipt
 
         tally = Tally()
-        ports = Ports(bus, Decoder("um"), append, no_dead, no_dead, _CLOCK)
+        ports = Ports(bus, Decoder("um"), append, no_dead, _CLOCK)
         child = subprocess.Popen([sys.executable, __file__, "--publish", server.url, str(rate), str(seconds)])
         ingesting = asyncio.create_task(ingest(ports, Buffer("um", DATASET_OF, tally, Limits())))
         await asyncio.to_thread(child.wait)

@@ -312,10 +312,12 @@ async def drained(client: Client, service: Service) -> None:
     async def done() -> bool:
         nonlocal info
         try:
+            stream = await js.stream_info(names[0])
             info = await js.consumer_info(*names)
         except (NotFoundError, NatsError):
             return False  # not created yet, or the server is busy
-        return info.num_pending == 0 and info.num_ack_pending == 0
+        read = info.delivered.stream_seq >= stream.state.last_seq  # the server counts num_pending a moment later
+        return read and info.num_pending == 0 and info.num_ack_pending == 0
 
     try:
         await eventually(done, within_s=_DRAIN_S)

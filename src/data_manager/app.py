@@ -281,6 +281,22 @@ async def reader(settings: Settings) -> AsyncIterator[SeriesStore]:
 
 
 @asynccontextmanager
+async def writer(settings: Settings) -> AsyncIterator[tuple[SeriesStore, str]]:
+    """The store that the settings name, for writing, and a name for it. Raises StoreLocked while a service writes."""
+    if settings.rows_url is not None:
+        async with reader(settings) as store:
+            yield store, mongo_access(settings).where
+        return
+    from data_manager.adapters.store.embedded import EmbeddedStore
+
+    embedded = await asyncio.to_thread(EmbeddedStore, settings.data_dir, settings.store_memory_bytes)
+    try:
+        yield embedded, str(settings.data_dir.resolve())
+    finally:
+        await embedded.close()
+
+
+@asynccontextmanager
 async def metadata(settings: Settings) -> AsyncIterator[MetaStore]:
     """The metadata store."""
     from data_manager.adapters.meta.sql import open_meta

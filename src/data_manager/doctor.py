@@ -63,6 +63,10 @@ async def _checks(environ: Mapping[str, str]) -> AsyncIterator[Check]:
         yield _port("nats port", "127.0.0.1", settings.nats_own_port, "NATS_OWN_PORT", running)
     elif packages.ok:
         yield await _nats(settings)
+    if packages.ok and settings.rows_url is not None:
+        yield await _mongodb(settings)
+    if packages.ok and settings.metadata_kind == "mysql":
+        yield await _mysql(settings)
     if settings.enable_api:
         yield _port("api port", settings.api_host, settings.api_port, "API_PORT", running)
     yield _port("metrics port", settings.metrics_host, settings.metrics_port, "METRICS_PORT", running)
@@ -190,6 +194,41 @@ async def _nats(settings: Settings) -> Check:
         return Check("nats", True, f"{access.shown} answers and has JetStream")
     fix = "start the server with -js: without it, what comes while we are away is lost (and counted)"
     return Check("nats", False if settings.nats_mode == "jetstream" else None, f"{access.shown} has no JetStream", fix)
+
+
+async def _mongodb(settings: Settings) -> Check:
+    """Whether the MongoDB of the rows answers, lets us write, and has the indexes it should have."""
+    from data_manager.app import mongo_access  # noqa: PLC0415 - likewise
+
+    try:
+        from data_manager.adapters.mongo.store import open_mongo  # noqa: PLC0415 - the driver is an extra
+    except ImportError as error:
+        return Check("mongodb", False, str(error), "install the driver: pip install 'petrosa-data-manager[mongodb]'")
+    try:
+        store = await open_mongo(mongo_access(settings))
+    except DataManagerError as error:
+        return Check("mongodb", False, str(error), "start the server, or correct MONGODB_URL and its like")
+    try:
+        drifts = [str(drift) for drift in await store.drift()]
+    except DataManagerError as error:
+        return Check("mongodb", False, str(error), "see what the server says")
+    finally:
+        await store.close()
+    said = "; ".join([store.where, *store.abilities.report(), *drifts])
+    return Check("mongodb", None if drifts else True, said, "data-manager migrate")
+
+
+async def _mysql(settings: Settings) -> Check:
+    """Whether the database of the metadata answers and has this version's layout."""
+    from data_manager.adapters.meta.sql import open_meta  # noqa: PLC0415 - likewise
+
+    try:
+        meta = await open_meta(settings.metadata_url, migrate=False)
+    except (DataManagerError, ImportError) as error:
+        fix = "start the server, correct MYSQL_URI, install the extra [mysql], or run data-manager migrate"
+        return Check("mysql", False, str(error), fix)
+    await meta.close()
+    return Check("mysql", True, "answers, and has this version's layout")
 
 
 async def _quiet(_: Exception) -> None:

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from data_manager.adapters.binance.wire import DATASET_OF, Decoder
 from data_manager.domain.batch import Batch
-from data_manager.domain.errors import Corrupt, Unavailable
+from data_manager.domain.errors import Corrupt
 from data_manager.ports import BusState, DeadLetter, Delivery, Dropped, Receipt
 from data_manager.services.buffer import Buffer, Limits
 from data_manager.services.ingest import Ports, ingest
 from data_manager.telemetry import Tally
+from tests.conftest import eventually
 from tests.memory import MemoryStore
 from tests.servers import WallClock
 
@@ -51,9 +52,11 @@ class Desk:
         self.turns: Callable[[], int] = lambda: 0
         self.open = asyncio.Event()  # appends return
         self.open.set()
+        self.meta_open = asyncio.Event()  # dead letters are kept
+        self.meta_open.set()
 
     async def run(self) -> None:
-        ports = Ports(self, Decoder("um"), self.append, self.keep_dead, self.keep_dead, WallClock())
+        ports = Ports(self, Decoder("um"), self.append, self._keep_dead, WallClock())
         await ingest(ports, self.buffer)
 
     # ---- the bus ----
@@ -109,7 +112,11 @@ class Desk:
         finally:
             self.appending -= 1
 
+    async def _keep_dead(self, letters: Sequence[DeadLetter]) -> None:
+        await self.keep_dead(letters)
+
     async def keep_dead(self, letters: Sequence[DeadLetter]) -> None:
+        await self.meta_open.wait()
         self.dead += letters
 
 
@@ -228,17 +235,48 @@ async def test_a_bug_in_the_store_ends_ingest_and_acknowledges_nothing() -> None
 async def test_dead_letters_wait_for_their_store_and_rows_do_not() -> None:
     desk = Desk([[b"garbage", trade(1)], [trade(2)], [b"more", trade(3)], [trade(4)]], Limits(rows=1, age_ms=0))
     desk.turns = lambda: 4
-    away = [True, True, False, False, False]
-    kept = desk.keep_dead
-
-    async def sometimes(letters: Sequence[DeadLetter]) -> None:
-        if away.pop(0):
-            assert "0" not in desk.acked
-            raise Unavailable("the metadata store is away")
-        await kept(letters)
-
-    desk.keep_dead = sometimes  # type: ignore[method-assign]
-    await desk.run()
+    desk.meta_open.clear()
+    running = asyncio.create_task(desk.run())
+    await eventually(lambda: len(desk.acked) == 4)
+    assert sorted(desk.acked) == ["1", "2", "4", "5"]
+    assert desk.tally.oldest_unflushed_ms == NOW_MS
+    desk.meta_open.set()
+    await running
     assert [letter.payload for letter in desk.dead] == [b"garbage", b"more"]
     assert sorted(desk.acked) == ["0", "1", "2", "3", "4", "5"]
     assert desk.tally.missing() == 0
+    assert desk.tally.oldest_unflushed_ms is None
+
+
+async def test_dead_letters_wait_up_to_a_bound_and_then_everything_does() -> None:
+    desk = Desk([[b"garbage %d" % number, trade(number)] for number in range(50)], Limits(1, age_ms=0, dead_max=10))
+    desk.meta_open.clear()
+    running = asyncio.create_task(desk.run())
+    for _ in range(2_000):
+        await asyncio.sleep(0)
+    assert len(desk.buffer.unkept) == 11
+    assert desk.pulled <= 28
+    desk.meta_open.set()
+    await running
+    assert len(desk.acked) == 100
+    assert len(desk.dead) == 50
+
+
+async def test_a_stop_does_not_wait_for_the_dead_and_acknowledges_none_of_them() -> None:
+    desk = Desk([[b"garbage", trade(1)]])
+    desk.meta_open.clear()
+    await asyncio.wait_for(desk.run(), 3)
+    assert desk.acked == ["1"]
+
+
+async def test_a_damaged_metadata_store_ends_ingest() -> None:
+    desk = Desk([[b"garbage %d" % number] for number in range(20)], Limits(age_ms=0))
+    desk.turns = lambda: 5
+
+    async def damaged(_: object) -> None:
+        raise Corrupt("the metadata is damaged")
+
+    desk.keep_dead = damaged  # type: ignore[method-assign]
+    with pytest.raises(Corrupt):
+        await asyncio.wait_for(desk.run(), 5)
+    assert desk.acked == []

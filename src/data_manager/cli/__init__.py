@@ -3,6 +3,7 @@
     run  serve                  the service
     replay                      recordings onto the bus
     query  dead-letters         what is held
+    export  import              rows from one store to another
     config  doctor  migrate     the installation
     version
 
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 import typer
 
 from data_manager.cli.installation import installation
+from data_manager.cli.moving import moving
 from data_manager.cli.output import say_error
 from data_manager.cli.rows import rows
 from data_manager.cli.service import service
@@ -28,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for part in (service, rows, installation):
+for part in (service, rows, moving, installation):
     app.add_typer(part)
 
 

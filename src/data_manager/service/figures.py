@@ -7,6 +7,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from data_manager.adapters.resilience import Breaker
 from data_manager.services.databases import Databases
 from data_manager.services.lease import LeaseStatus
+from data_manager.services.periodic import LoopLag
 
 
 def of_breakers(breakers: Iterable[Breaker]) -> Iterator[Metric]:
@@ -21,6 +22,12 @@ def of_breakers(breakers: Iterable[Breaker]) -> Iterator[Metric]:
         failures.add_metric([breaker.name], breaker.failures)
     yield opened
     yield failures
+
+
+def of_loop(lag: LoopLag) -> Iterator[Metric]:
+    """How late turns of the event loop were at worst."""
+    text = "Worst delay of a turn of the event loop within the last minute."
+    yield GaugeMetricFamily("data_manager_event_loop_lag_seconds", text, lag.worst_s)
 
 
 def of_lease(lease: Callable[[], LeaseStatus]) -> Iterator[Metric]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import structlog
@@ -12,7 +12,7 @@ from data_manager.adapters.binance.wire import DATASET_OF, Decoder
 from data_manager.adapters.bus.nats_server import NatsServer
 from data_manager.adapters.clock import SystemClock
 from data_manager.adapters.resilience import Breaker
-from data_manager.ports import Bus, BusState, DeadLetter, MetaStore, SeriesStore
+from data_manager.ports import Bus, BusState, MetaStore, SeriesStore
 from data_manager.service.again import Again
 from data_manager.services.buffer import Buffer, Limits
 from data_manager.services.dropping import Losses
@@ -63,18 +63,13 @@ class Ingesting:
 
     async def run(self) -> None:
         """Ingest until stop(), then store what was taken and return."""
-
-        async def insist_dead(letters: Sequence[DeadLetter]) -> None:
-            await self._meta_breaker.call(lambda: self._meta.keep_dead(letters))
-
         settings = self._settings
         limits = Limits(settings.max_batch_size, settings.flush_bytes_max, settings.flush_age_ms)
         ports = Ports(
             self._bus,
             Decoder(settings.market),
             lambda batch: self._store_breaker.call(lambda: self._store.append(batch)),
-            self._meta.keep_dead,
-            insist_dead,
+            lambda letters: self._meta_breaker.call(lambda: self._meta.keep_dead(letters)),
             CLOCK,
             saw=self._watch.saw,
             let_go=self._losses.note,
@@ -107,6 +102,7 @@ class Ingesting:
         return {
             "nats": None if state.connected else state.reason or "not connected",
             "store": self._store_breaker.reason,
+            "metadata": self._meta_breaker.reason,
             "ingest": self._nothing_parses(),
         }
 
@@ -132,7 +128,8 @@ class Ingesting:
 
     async def _look_at_streams(self) -> None:
         self.last_findings()
-        self._watch.judge()
+        bus = self._metrics.bus
+        self._watch.judge(None if bus is None or bus.connected else bus.reason or "not connected")
 
     def _nothing_parses(self) -> str | None:
         rejected = self.tally.rejected.total()

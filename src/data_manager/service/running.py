@@ -36,7 +36,7 @@ from data_manager.service.again import Again
 from data_manager.service.ingesting import Ingesting
 from data_manager.service.working import Working
 from data_manager.services.databases import Databases, reason_against
-from data_manager.services.periodic import every
+from data_manager.services.periodic import LoopLag, every
 from data_manager.services.reporting import Reporter
 from data_manager.settings import Settings
 
@@ -69,10 +69,12 @@ class Service:
         self.settings = settings
         self.parts = parts
         self.sockets = sockets
+        self._loop_lag = LoopLag(CLOCK)
         parts.metrics.more = list(self._figures())
 
     def _figures(self) -> Iterator[Callable[[], Iterable[Metric]]]:
         parts = self.parts
+        yield partial(figures.of_loop, self._loop_lag)
         yield partial(figures.of_databases, parts.databases)
         if parts.ingesting is not None:
             yield partial(figures.of_breakers, parts.ingesting.breakers)
@@ -108,6 +110,7 @@ class Service:
 
     def _beside(self) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
         """Everything that goes on until the stop."""
+        yield "loop lag", self._loop_lag.measure()
         for late in (self.parts.store, self.parts.meta):
             if isinstance(late, Late):
                 yield "opening", late.appear(CLOCK)
@@ -156,7 +159,7 @@ class Service:
             reasons |= await parts.ingesting.reasons()
         away, metadata = await asyncio.gather(reason_against(parts.store.healthy), reason_against(parts.meta.healthy))
         reasons["store"] = reasons.get("store") or away
-        reasons["metadata"] = metadata
+        reasons["metadata"] = reasons.get("metadata") or parts.reporter.reason or metadata
         components = {name: "healthy" if reason is None else "unhealthy" for name, reason in reasons.items()}
         for kind, name in self._cluster().items():
             components[kind] = "not_configured" if name is None else components[name]

@@ -50,13 +50,12 @@ class Rows:
 
 
 class Dead:
-    """A dead letter that is not kept yet. waited: its message was left out of an ack because of that."""
+    """A dead letter that is not kept yet, and the message it is of."""
 
-    __slots__ = ("delivery", "letter", "waited")
+    __slots__ = ("delivery", "letter")
 
     def __init__(self, delivery: Delivery, why: Rejected) -> None:
         self.delivery = delivery
-        self.waited = False
         self.letter = DeadLetter(
             received_ms=delivery.received_ms,
             subject=delivery.subject,
@@ -82,7 +81,7 @@ class Buffer:
         self.market = market
         self.tally = tally
         self.limits = limits
-        self.unkept: list[Dead] = []  # flushed, but their store did not answer
+        self.unkept: list[Dead] = []  # flushed, and on their way to their store
         self._flushing: Sequence[Delivery] = ()
         self._dataset_of = dataset_of
         self._rows: dict[Dataset, Rows] = {}
@@ -128,7 +127,7 @@ class Buffer:
             self.tally.received[dataset.wire] += added
             self.tally.in_flight += added
         if self.tally.oldest_unflushed_ms is None:
-            self._note_oldest()
+            self.note_oldest()
 
     def waits(self) -> bool:
         """Whether there is anything to flush."""
@@ -157,9 +156,9 @@ class Buffer:
     def flushed(self) -> None:
         """What was taken last is stored."""
         self._flushing = ()
-        self._note_oldest()
+        self.note_oldest()
 
-    def _note_oldest(self) -> None:
+    def note_oldest(self) -> None:
         """Enter since when the oldest delivery waits; a delivery with unkept dead letters waits too."""
         firsts = [one.delivery.received_ms for one in self.unkept[:1]]
         firsts += [one.received_ms for waiting in (self._flushing, self._deliveries) for one in waiting[:1]]

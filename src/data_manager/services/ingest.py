@@ -1,7 +1,8 @@
 """Ingest: every delivery goes into the store or into the dead letters; never into nothing.
 
     pull ──> decode ──> buffer ┐
-                               └──> pack, check ──> append ──> dead letters ──> ack          one flush at a time
+                               └──> pack, check ──> append ──> ack          one flush at a time
+                                                      └──> dead letters ──> ack of their messages, beside the flushes
 
 The order in a flush is the promise: a message is acknowledged only when every event of it is durable, as a row or as a
 dead letter. Whatever stops us in between, an unacknowledged message comes again, and twice is once. While a flush is
@@ -21,10 +22,11 @@ import structlog
 from data_manager.domain.batch import STREAM, Batch, Packed, pack
 from data_manager.domain.columns import Ints
 from data_manager.domain.dataset import Dataset
-from data_manager.domain.errors import Corrupt, Damaged, Rejected, Unavailable
+from data_manager.domain.errors import Corrupt, Damaged, Rejected
 from data_manager.domain.events import Outcome
-from data_manager.ports import Bus, Clock, DeadLetter, Delivery, Dropped, Receipt
+from data_manager.ports import Bus, Clock, Delivery, Dropped, Receipt
 from data_manager.services.buffer import Buffer, Dead, Held, Rows
+from data_manager.services.burying import Burying, KeepDead
 from data_manager.telemetry import Tally
 
 _log = structlog.get_logger(__name__)
@@ -33,7 +35,6 @@ _QUIET_S = 0.1  # so often the drops of the bus are asked for when nothing comes
 
 Decode = Callable[[bytes, int], Sequence[Outcome]]
 Append = Callable[[Batch], Awaitable[Receipt]]
-KeepDead = Callable[[Sequence[DeadLetter]], Awaitable[None]]
 
 
 def _unheard(_: object) -> None:
@@ -41,7 +42,7 @@ def _unheard(_: object) -> None:
 
 
 class Ports(NamedTuple):
-    """What ingest talks to. append and insist_dead try until their store answers; keep_dead raises Unavailable.
+    """What ingest talks to. append and keep_dead try until their store answers.
 
     saw is told of every batch that was stored, let_go of what the bus had to drop. Both return at once.
     """
@@ -50,7 +51,6 @@ class Ports(NamedTuple):
     decode: Decode
     append: Append
     keep_dead: KeepDead
-    insist_dead: KeepDead
     clock: Clock
     saw: Callable[[Batch], None] = _unheard
     let_go: Callable[[Sequence[Dropped]], None] = _unheard
@@ -90,6 +90,7 @@ class Flusher:
     def __init__(self, ports: Ports, buffer: Buffer) -> None:
         self._ports = ports
         self._buffer = buffer
+        self._burying = Burying(ports.keep_dead, ports.bus.ack, buffer)
         self._under_way: asyncio.Task[None] | None = None
         self._more = False  # the caller has more at hand: a flush now would be a small one
 
@@ -101,7 +102,7 @@ class Flusher:
             return
         await self._idle()
         if self._buffer.full():  # a flush that was due may have taken it all
-            self._under_way = asyncio.create_task(flush(self._ports, self._buffer), name="flush")
+            self._under_way = asyncio.create_task(flush(self._ports, self._buffer, self._burying), name="flush")
             await asyncio.sleep(0)  # it takes what waits as soon as it runs
 
     def when_due(self) -> None:
@@ -116,10 +117,12 @@ class Flusher:
     async def rest(self) -> None:
         """Flush all that waits; return when it is safe."""
         await self._idle()
-        await flush(self._ports, self._buffer)
+        await flush(self._ports, self._buffer, self._burying)
+        await self._burying.rest()
 
     def cancel(self) -> None:
         """Leave what is not stored yet to be delivered again."""
+        self._burying.cancel()
         if self._under_way is not None:
             self._under_way.cancel()
 
@@ -127,7 +130,7 @@ class Flusher:
         while self._buffer.waits() and not self._more:
             if wait_ms := self._buffer.due_in_ms(self._ports.clock.now_ms()):
                 await self._ports.clock.sleep(wait_ms / 1000)
-            await flush(self._ports, self._buffer)
+            await flush(self._ports, self._buffer, self._burying)
 
     async def _idle(self) -> None:
         if self._under_way is not None:
@@ -135,17 +138,19 @@ class Flusher:
             self._under_way = None
 
 
-async def flush(ports: Ports, buffer: Buffer) -> None:
-    """Append what waits, keep the dead, then ack: only here is anything acknowledged."""
+async def flush(ports: Ports, buffer: Buffer, burying: Burying) -> None:
+    """Append what waits, hand over the dead, then ack what has none: the others are acknowledged with their dead."""
     held = buffer.take()
     started = ports.clock.monotonic_s()
     parts = [_packed(buffer, held, dataset, rows) for dataset, rows in held.rows.items()]
     await asyncio.gather(*(_store(ports, buffer.tally, held, part) for part in parts))
     buffer.tally.flushes += 1
     buffer.tally.store_seconds += ports.clock.monotonic_s() - started
-    unkept = await _keep_dead(ports, buffer, held)
+    burying.add(held.dead)
     buffer.flushed()
-    await ports.bus.ack([one for one in held.deliveries if id(one) not in unkept] if unkept else held.deliveries)
+    dead = {id(one.delivery) for one in held.dead}
+    await ports.bus.ack([one for one in held.deliveries if id(one) not in dead] if dead else held.deliveries)
+    await burying.make_room()
 
 
 class _Part(NamedTuple):
@@ -203,28 +208,6 @@ def _enter(ports: Ports, tally: Tally, batch: Batch, receipt: Receipt, repeated:
     tally.in_flight -= len(batch) + repeated
     _note_times(tally, batch, ports.clock.now_ms())
     ports.saw(batch)
-
-
-async def _keep_dead(ports: Ports, buffer: Buffer, held: Held) -> set[int]:
-    """Store the dead letters, and ack the messages of those that had to wait; the ids of deliveries still to wait.
-
-    The rows go on without the metadata store: only messages with dead letters stay unacknowledged, up to a bound.
-    """
-    dead = [*buffer.unkept, *held.dead]
-    if not dead:
-        return set()
-    try:
-        keep = ports.keep_dead if len(dead) <= buffer.limits.dead_max else ports.insist_dead
-        await keep([one.letter for one in dead])
-    except Unavailable as error:
-        _log.warning("dead letters wait", waiting=len(dead), reason=str(error))
-        for one in dead:
-            one.waited = True
-        buffer.unkept = dead
-        return {id(one.delivery) for one in dead}
-    buffer.unkept = []
-    await ports.bus.ack([one.delivery for one in dead if one.waited])
-    return set()
 
 
 def _slices(deliveries: Sequence[Delivery]) -> Iterator[list[Delivery]]:

@@ -19,15 +19,19 @@ KeepFindings = Callable[[Sequence[Finding]], Awaitable[None]]
 
 
 class Reporter:
-    """Takes findings from anywhere and never waits. lost: findings that found no room while the store was away."""
+    """Takes findings from anywhere and never waits.
+
+    lost: findings that found no room while the store was away. reason: why what waits could not be written, None when
+    the last write went through.
+    """
 
     def __init__(self, keep: KeepFindings, *, waiting_max: int = 10_000) -> None:
         self.lost = 0
+        self.reason: str | None = None
         self._keep = keep
         self._waiting_max = waiting_max
         self._waiting: dict[str, Finding] = {}  # the newest version of each
         self._said: dict[str, bool] = {}  # id -> whether its end was told too
-        self._away = False
 
     @property
     def waiting(self) -> int:
@@ -49,11 +53,11 @@ class Reporter:
             try:
                 await self._keep(some)
             except (Unavailable, Corrupt) as error:
-                if not self._away:
+                if self.reason is None:
                     _log.warning("findings wait for the metadata store", waiting=self.waiting, reason=str(error))
-                self._away = True
+                self.reason = str(error)
                 return
-            self._away = False
+            self.reason = None
             for one in some:
                 if self._waiting.get(one.id) is one:  # no newer version came meanwhile
                     del self._waiting[one.id]

@@ -1,18 +1,21 @@
 """Watch: is anything silent, late or unreadable that used to come? Judged every second, per stream and per series.
 
     silence        nothing for silence_s of listening (longer where the dataset itself is slower)    once it was heard
+    silence of everything    the bus is away: one finding without series and stream, and none for each of them
     stale          even the freshest row of a second was received late_ms after it happened
     parse errors   more than refused_max events of a stream refused for one reason within the last minute
 
 A judgement must come out the same turns times in a row before a finding is raised, and again before it is resolved.
 
-Time is counted as listening: only while judgements follow each other and appends go through. A clock that is set, an
-event loop that stood still and a store that was away therefore make nothing silent. The span of a finding is in our
-clock's time, exact to about a second.
+Time is counted as listening: only while judgements follow each other, the bus is there and appends go through. An event
+loop that stood still, a bus or a store that was away therefore make nothing silent, and when the bus is back everything
+has its whole silence_s again. For as long as we were held up, what then comes may be so much later: that is our doing.
+The span of a finding is in our clock's time, exact to about a second.
 
 A row older than a day when it comes is history on the live subject (a replay), not a late row: it says that the stream
 lives and nothing about its lag. An offset between our clock and the venue's counts as lag, or hides it; that is why a
-row may be late by much more than clocks are off.
+row may be late by much more than clocks are off. An offset that appears at once is noticed: when our clock is set
+(its time of day moves on and the monotonic clock does not), lags are judged by the setting that makes sense of them.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ from data_manager.domain.errors import BadQuery, Corrupt
 from data_manager.domain.finding import Evidence, Finding, FindingKind, found
 from data_manager.domain.time import DAY_MS
 from data_manager.ports import Clock, MetaStore
-from data_manager.services.watched import Subject, Subjects, Verdicts
+from data_manager.services.watched import EVERYTHING, NO_LAG, Subject, Subjects, Times, Verdicts
 from data_manager.telemetry import Tally
 
 WATCHED: Final = (FindingKind.SILENCE, FindingKind.STALE, FindingKind.PARSE_ERRORS)
@@ -41,6 +44,8 @@ WATCHED: Final = (FindingKind.SILENCE, FindingKind.STALE, FindingKind.PARSE_ERRO
 _MINUTE_TURNS: Final = 60
 _LEFT_OPEN_MAX: Final = 20_000  # of a kind
 _STEP_MAX_S: Final = 2.0  # what is longer between two judgements, we did not listen
+_SET_MIN_MS: Final = 1_000  # so far apart in one step, the two clocks did not drift: one was set
+_AHEAD_MAX_MS: Final = 5_000  # rows do not come sooner before they happen: then it is our clock that is behind
 _log = structlog.get_logger(__name__)
 
 
@@ -73,7 +78,10 @@ class Watch:
         self._open: dict[tuple[FindingKind, Subject], list[Finding]] = {}
         self._refused = deque([tally.rejected.copy()], maxlen=_MINUTE_TURNS + 1)
         self._listened_s = 0.0
-        self._judged_s = clock.monotonic_s()
+        self._held_up_s = 0.0  # not listened, less what was listened since
+        self._away: str | None = None
+        self._set_ms = 0  # by so much our clock was set since the start
+        self._judged_s, self._judged_ms = clock.monotonic_s(), clock.now_ms()
         self._flushes = 0
 
     def saw(self, batch: Batch) -> None:
@@ -88,16 +96,20 @@ class Watch:
                 self._open.setdefault((finding.kind, subject), []).append(finding)
                 self._verdicts[finding.kind].presume(self._subjects.slot_of(subject))
 
-    def judge(self) -> None:
-        """Look at everything once; raise and resolve what turned out the same often enough. Call it every second."""
+    def judge(self, away: str | None = None) -> None:
+        """Look at everything once; raise and resolve what turned out the same often enough. Call it every second.
+
+        away: why nothing can come at present (the bus's reason), None when it can.
+        """
         now_ms = self._clock.now_ms()
-        self._listen()
-        subjects = self._subjects
-        subjects.sum_streams()
-        lags = subjects.lag_ms[: len(subjects)]
+        self._note_clock(now_ms)
+        self._listen(away)
+        self._subjects.sum_streams()
+        delays = self._delays()
+        late_ms = self._rules.late_ms + self._held_up_s * 1_000
         bad = {
-            FindingKind.SILENCE: (subjects.silent(self._listened_s), subjects.heard()),
-            FindingKind.STALE: (lags > self._rules.late_ms, lags < DAY_MS),
+            FindingKind.SILENCE: self._silent(),
+            FindingKind.STALE: (delays > late_ms, delays < DAY_MS),
             FindingKind.PARSE_ERRORS: (self._unreadable(), None),
         }
         news: list[Finding] = []
@@ -105,7 +117,7 @@ class Watch:
             verdicts = self._verdicts[kind]
             for slot in verdicts.turn(wrong, known, now_ms):
                 news += self._raise(kind, slot, now_ms) if verdicts.raised[slot] else self._resolve(kind, slot, now_ms)
-        subjects.begin_turn()
+        self._subjects.begin_turn()
         for kind, verdicts in self._verdicts.items():
             self._tally.findings_open[kind.value] = int(verdicts.raised.sum())
         self._report(news)
@@ -130,14 +142,48 @@ class Watch:
             "state": state,
         }
 
-    def _listen(self) -> None:
+    def _listen(self, away: str | None) -> None:
         """Count the time since the last judgement, unless we could not have heard anything in it."""
         now_s, flushes = self._clock.monotonic_s(), self._tally.flushes
         stuck = flushes == self._flushes and self._tally.in_flight > 0
         step_s = now_s - self._judged_s
-        if not stuck:
-            self._listened_s += min(step_s, _STEP_MAX_S)
-        self._judged_s, self._flushes = now_s, flushes
+        heard_s = 0.0 if stuck or away is not None else min(step_s, _STEP_MAX_S)
+        self._listened_s += heard_s
+        self._held_up_s = max(self._held_up_s + step_s - 2 * heard_s, 0.0)
+        if self._away is not None and away is None:
+            self._subjects.forgive(self._verdicts[FindingKind.SILENCE].raised, self._listened_s)
+        self._judged_s, self._flushes, self._away = now_s, flushes, away
+
+    def _note_clock(self, now_ms: int) -> None:
+        """See whether our clock was set since the last judgement; instants we remember then mean others."""
+        step_ms = round((self._clock.monotonic_s() - self._judged_s) * 1_000)
+        set_ms = now_ms - self._judged_ms - step_ms
+        self._judged_ms = now_ms
+        if abs(set_ms) < _SET_MIN_MS:
+            return
+        _log.warning("our clock was set", by_ms=set_ms)
+        self._set_ms += set_ms
+        self._subjects.move(set_ms, self._listened_s, now_ms)
+        for verdicts in self._verdicts.values():
+            verdicts.since_ms += set_ms
+
+    def _delays(self) -> Times:
+        """Lags of this turn by the setting of our clock that makes sense: nothing comes long before it happens, and of
+        two settings the one that had been right made the stream look fresh. NO_LAG where nothing came."""
+        lags = self._subjects.lag_ms[: len(self._subjects)]
+        if self._set_ms == 0:
+            return lags
+        unset = np.where(lags == NO_LAG, 0, lags) - self._set_ms
+        sensible = np.where(unset < -_AHEAD_MAX_MS, lags, np.minimum(lags, unset))
+        delays: Times = np.where(lags == NO_LAG, NO_LAG, np.where(lags < -_AHEAD_MAX_MS, unset, sensible))
+        return delays
+
+    def _silent(self) -> tuple[Mask, Mask]:
+        """Masks of what is silent and of what that is known of: with the bus away, only of everything."""
+        subjects, away = self._subjects, self._away is not None
+        silent, known = subjects.silent(self._listened_s), subjects.heard() & (not away)
+        silent[subjects.everything], known[subjects.everything] = away, True
+        return silent, known
 
     def _unreadable(self) -> Mask:
         """Mask of the streams with more refused events of one reason within a minute than may be."""
@@ -160,9 +206,9 @@ class Watch:
         finding = found(
             kind,
             series=None if series is None else series.id,
-            stream=DATASETS[series.dataset].wire if series is not None else str(subject),
+            stream=DATASETS[series.dataset].wire if series is not None else str(subject) or None,
             severity="critical" if kind is FindingKind.SILENCE and series is None else "warning",
-            start_ms=self._start_ms(kind, slot),
+            start_ms=self._start_ms(kind, slot, now_ms),
             evidence=self._evidence(kind, slot),
             found_ms=now_ms,
         )
@@ -171,21 +217,25 @@ class Watch:
 
     def _resolve(self, kind: FindingKind, slot: int, now_ms: int) -> list[Finding]:
         since_ms = int(self._verdicts[kind].since_ms[slot])
-        return [one.resolved(now_ms, since_ms) for one in self._open.pop((kind, self._subjects.names[slot]), [])]
+        ending = self._open.pop((kind, self._subjects.names[slot]), [])
+        return [one.resolved(max(now_ms, one.found_ms), since_ms) for one in ending]
 
-    def _start_ms(self, kind: FindingKind, slot: int) -> int:
-        """Silence began with the last row; everything else when it was first judged so."""
-        array = self._subjects.received_ms if kind is FindingKind.SILENCE else self._verdicts[kind].since_ms
-        return int(array[slot])
+    def _start_ms(self, kind: FindingKind, slot: int, now_ms: int) -> int:
+        """Silence of what was heard began with its last row; everything else when it was first judged so."""
+        quiet = kind is FindingKind.SILENCE and self._subjects.names[slot] != EVERYTHING
+        array = self._subjects.received_ms if quiet else self._verdicts[kind].since_ms
+        return min(int(array[slot]), now_ms)
 
     def _evidence(self, kind: FindingKind, slot: int) -> Evidence:
+        subject = self._subjects.names[slot]
+        if subject == EVERYTHING:
+            return {"why": self._away}
         if kind is FindingKind.PARSE_ERRORS:
-            stream = self._subjects.names[slot]
-            return {reason: count for (label, reason), count in self._refused_lately().items() if label == stream}
+            return {reason: count for (label, reason), count in self._refused_lately().items() if label == subject}
         event_ms = int(self._subjects.event_ms[slot])
         evidence: Evidence = {"last_event_ms": event_ms if event_ms >= 0 else None}
         if kind is FindingKind.STALE:
-            evidence["lag_ms"] = int(self._subjects.lag_ms[slot])
+            evidence["lag_ms"] = int(self._delays()[slot])
         return evidence
 
 
@@ -205,7 +255,7 @@ async def left_open(meta: MetaStore) -> list[Finding]:
 def _subject(finding: Finding) -> Subject | None:
     """What a finding is about; None where this version does not know such a series."""
     if finding.series is None:
-        return finding.stream
+        return finding.stream or EVERYTHING
     try:
         return parse_series(finding.series, DATASETS, "um")
     except BadQuery:

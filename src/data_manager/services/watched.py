@@ -21,6 +21,9 @@ Times = NDArray[np.int64]
 Subject = Series | str
 """What is watched: a series, or a stream by the metrics' label event_type."""
 
+EVERYTHING: Final = ""
+"""The subject that stands for all streams together: what ails the bus ails every one of them."""
+
 
 class Subjects:
     """What is known of every series and stream, as arrays; a subject's place in them is its slot."""
@@ -28,7 +31,7 @@ class Subjects:
     def __init__(self, silence_s: float, subjects_max: int) -> None:
         self.names: list[Subject] = []
         self._silence_s = silence_s
-        self._subjects_max = subjects_max
+        self._subjects_max = subjects_max + 1  # EVERYTHING besides
         self._slots: dict[Subject, int] = {}
         self._full = False
         self.heard_s = np.empty(0)  # in listening time; -inf: not in this run
@@ -38,6 +41,8 @@ class Subjects:
         self.lag_ms: Times = np.empty(0, np.int64)  # least of this turn; NO_LAG: nothing came that names its time
         self.rows: Times = np.empty(0, np.int64)
         self.stream: Times = np.empty(0, np.int64)  # the slot of a series' stream; -1: is a stream itself
+        self.everything: Final = 0  # its slot: it is the first
+        self._add(EVERYTHING)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -73,7 +78,8 @@ class Subjects:
         n = len(self)
         own = np.flatnonzero((self.stream[:n] >= 0) & (self.rows[:n] > 0))
         streams = self.stream[own]
-        self.rows[np.unique(streams)] = 0
+        summed = np.unique(streams)
+        self.rows[summed], self.received_ms[summed] = 0, -1
         np.add.at(self.rows, streams, self.rows[own])
         for array in (self.heard_s, self.event_ms, self.received_ms):
             np.maximum.at(array, streams, array[own])
@@ -89,6 +95,18 @@ class Subjects:
         """Mask of those heard in this run."""
         heard: Mask = self.rows[: len(self)] > 0
         return heard
+
+    def forgive(self, silent: Mask, at_s: float) -> None:
+        """Nothing could be heard for a while: all but these have as long as if they had been heard just now."""
+        patient = self.heard()
+        patient[: len(silent)] &= ~silent
+        self.heard_s[: len(self)][patient] = at_s
+
+    def move(self, by_ms: int, since_s: float, now_ms: int) -> None:
+        """Our clock was set: instants it named are now called otherwise. What was heard since since_s may name it by
+        either setting, and is taken as received now."""
+        self.received_ms[self.received_ms >= 0] += by_ms
+        self.received_ms[self.heard_s >= since_s] = now_ms
 
     def begin_turn(self) -> None:
         """Lags are judged turn by turn."""

@@ -157,9 +157,9 @@ def _ours(error: sqlite3.Error, path: Path) -> DataManagerError:
     primary = code & 0xFF if code is not None else None
     match primary:
         case sqlite3.SQLITE_FULL:
-            return Unavailable(f"no space left for {path}: free some, or move DATA_DIR", retry_after_s=5.0)
+            return Unavailable(f"no space left for {path}: free some, or move DATA_DIR", retry_after_s=2.0)
         case sqlite3.SQLITE_READONLY:
-            return Unavailable(f"{path} is read-only: make DATA_DIR writable", retry_after_s=5.0)
+            return Unavailable(f"{path} is read-only: make DATA_DIR writable", retry_after_s=2.0)
         case sqlite3.SQLITE_CANTOPEN:
             return Unavailable(f"{path} cannot be opened: check that DATA_DIR exists and may be read and written")
         case sqlite3.SQLITE_IOERR:

@@ -1,0 +1,71 @@
+"""Dead letters on their way to their store. Rows never wait for it: a flush hands its dead over and goes on.
+
+A message is acknowledged when all its dead letters are kept, and not before. What waits is bounded: beyond the limit
+the next flush waits too, and with it all that is pulled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+import structlog
+
+from data_manager.ports import DeadLetter, Delivery
+from data_manager.services.buffer import Buffer, Dead
+
+_LAST_S: Final = 1.0  # at the end; what is not kept by then comes again
+_log = structlog.get_logger(__name__)
+
+KeepDead = Callable[[Sequence[DeadLetter]], Awaitable[None]]
+Ack = Callable[[Sequence[Delivery]], Awaitable[None]]
+
+
+class Burying:
+    """Keeps the dead of all flushes, one write at a time. What keep raises comes out of the next make_room() or rest().
+
+    keep tries until its store answers.
+    """
+
+    def __init__(self, keep: KeepDead, ack: Ack, buffer: Buffer) -> None:
+        self._keep = keep
+        self._ack = ack
+        self._buffer = buffer
+        self._under_way: asyncio.Task[None] | None = None
+
+    def add(self, dead: Sequence[Dead]) -> None:
+        """All the dead of some messages, whose rows are stored."""
+        self._buffer.unkept += dead
+        if dead and self._under_way is None:
+            self._under_way = asyncio.create_task(self._go_on(), name="dead letters")
+
+    async def make_room(self) -> None:
+        """Return when no more wait than may."""
+        task = self._under_way
+        if task is not None and (task.done() or len(self._buffer.unkept) > self._buffer.limits.dead_max):
+            await task
+
+    async def rest(self) -> None:
+        """Return when all are kept, or when their store takes too long: their messages come again."""
+        task = self._under_way
+        if task is None:
+            return
+        await asyncio.wait({task}, timeout=_LAST_S)
+        if task.done():
+            task.result()
+        else:
+            _log.warning("dead letters are not kept: their messages come again", waiting=len(self._buffer.unkept))
+
+    def cancel(self) -> None:
+        """Leave the rest to be delivered again."""
+        if self._under_way is not None:
+            self._under_way.cancel()
+
+    async def _go_on(self) -> None:
+        while dead := list(self._buffer.unkept):
+            await self._keep([one.letter for one in dead])
+            del self._buffer.unkept[: len(dead)]
+            self._buffer.note_oldest()
+            await self._ack(list({id(one.delivery): one.delivery for one in dead}.values()))
+        self._under_way = None
