@@ -18,8 +18,9 @@ import structlog
 
 from data_manager import __version__, telemetry
 from data_manager.adapters.clock import SystemClock
-from data_manager.domain.errors import BadSetting, DataManagerError
-from data_manager.ports import MetadataStore, MetaStore, SeriesStore
+from data_manager.domain.dataset import Series
+from data_manager.domain.errors import BadSetting, Corrupt, DataManagerError, Unavailable
+from data_manager.ports import Extent, MetadataStore, MetaStore, SeriesStore
 from data_manager.settings import Settings
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from data_manager.adapters.mongo.access import MongoAccess
     from data_manager.service.ingesting import Ingesting
     from data_manager.service.running import Parts, Role, Service
+    from data_manager.services.dropping import Losses
     from data_manager.services.replay import ReplayProgress, ReplayReport
     from data_manager.services.reporting import Reporter
 
@@ -79,7 +81,7 @@ async def _open(settings: Settings, stack: AsyncExitStack, role: Role, *, own_se
     metrics = telemetry.TallyMetrics(tally)
     ingesting = None
     if ingests:
-        ingesting = _open_ingesting(settings, stack, store, meta, reporter, tally, metrics, server)
+        ingesting = await _open_ingesting(settings, stack, store, meta, reporter, tally, metrics, server)
     return Parts(role, store, meta, reporter, tally, metrics, databases, ingesting, working)
 
 
@@ -132,7 +134,7 @@ async def _own_server(settings: Settings, stack: AsyncExitStack) -> NatsServer:
     return server
 
 
-def _open_ingesting(
+async def _open_ingesting(
     settings: Settings,
     stack: AsyncExitStack,
     store: SeriesStore,
@@ -150,6 +152,7 @@ def _open_ingesting(
     from data_manager.services.dropping import Losses
 
     losses = Losses(Decoder(settings.market), DATASET_OF, settings.market, _CLOCK)
+    since_ms = None if settings.nats_mode == "jetstream" else await _resume(losses, store)
     bus = open_bus(
         nats_access(settings, [server.url] if server else settings.nats_servers),
         settings.nats_consumer_subject,
@@ -164,11 +167,32 @@ def _open_ingesting(
             in_flight_max=settings.message_queue_size,
         ),
         core=CoreOptions(
-            queue=settings.nats_consumer, rows_max=settings.message_queue_size, show_dropped=losses.let_go
+            queue=settings.nats_consumer,
+            rows_max=settings.message_queue_size,
+            show_dropped=losses.let_go,
+            show_away=losses.away,
+            since_ms=since_ms,
         ),
     )
     stack.push_async_callback(bus.close)
     return Ingesting(settings, store, meta, bus, losses, reporter, tally, metrics, server)
+
+
+async def _resume(losses: Losses, store: SeriesStore) -> int | None:
+    """Tell losses how every series ends; when the newest of their rows was received. None when nothing is known."""
+    held: dict[Series, Extent] = {}
+    received_ms: list[int] = []
+    with suppress(Unavailable):  # a store that comes up late: what an earlier run missed stays untold
+        for series in await store.series():
+            with suppress(Corrupt):  # the statistics tell of the damage
+                extent = await store.extent(series)
+                if extent is not None:
+                    held[series] = extent
+        losses.resume(held)
+        for series in sorted(held, key=lambda one: held[one].last_ms)[-1:]:
+            with suppress(Corrupt):
+                received_ms = (await store.last(series, 1)).columns["received_ms"].values_list()
+    return max(received_ms, default=None)
 
 
 def _listen(settings: Settings, stack: AsyncExitStack, role: Role) -> dict[str, socket.socket]:

@@ -12,6 +12,7 @@ from data_manager.adapters.binance.wire import DATASET_OF, Decoder
 from data_manager.adapters.bus.nats_server import NatsServer
 from data_manager.adapters.clock import SystemClock
 from data_manager.adapters.resilience import Breaker
+from data_manager.domain.batch import Batch
 from data_manager.ports import Bus, BusState, MetaStore, SeriesStore
 from data_manager.service.again import Again
 from data_manager.services.buffer import Buffer, Limits
@@ -71,10 +72,14 @@ class Ingesting:
             lambda batch: self._store_breaker.call(lambda: self._store.append(batch)),
             lambda letters: self._meta_breaker.call(lambda: self._meta.keep_dead(letters)),
             CLOCK,
-            saw=self._watch.saw,
+            saw=self._saw,
             let_go=self._losses.note,
         )
         await ingest(ports, Buffer(settings.market, DATASET_OF, self.tally, limits))
+
+    def _saw(self, batch: Batch) -> None:
+        self._watch.saw(batch)
+        self._losses.saw(batch)
 
     def stop(self) -> None:
         """Take nothing more from the bus."""

@@ -19,12 +19,13 @@ from data_manager.telemetry import Tally
 
 
 class Limits(NamedTuple):
-    """When a flush is due: whichever comes first. dead_max: dead letters that may wait for their store."""
+    """When a flush is due: whichever comes first. dead_…: dead letters that may wait for their store."""
 
     rows: int = 10_000
     size_bytes: int = 8 * 1024 * 1024
     age_ms: int = 2
     dead_max: int = 10_000
+    dead_bytes_max: int = 32 * 1024 * 1024
 
 
 class Rows:

@@ -43,8 +43,12 @@ class Burying:
     async def make_room(self) -> None:
         """Return when no more wait than may."""
         task = self._under_way
-        if task is not None and (task.done() or len(self._buffer.unkept) > self._buffer.limits.dead_max):
+        if task is not None and (task.done() or self._too_many()):
             await task
+
+    def _too_many(self) -> bool:
+        dead, limits = self._buffer.unkept, self._buffer.limits
+        return len(dead) > limits.dead_max or sum(len(one.letter.payload) for one in dead) > limits.dead_bytes_max
 
     async def rest(self) -> None:
         """Return when all are kept, or when their store takes too long: their messages come again."""

@@ -2,7 +2,8 @@
 
 A payload that a full buffer lets go is decoded once more on its way out, so that the hole it leaves has a series and a
 span that a source can be asked for. What nobody could read (messages the server discarded, or that passed while we
-were away) is a finding without a series, in our clock's time.
+were away) is a finding without a series, in our clock's time. An absence is also, as soon as a series is heard again, a
+finding of that series in the dataset's time, unless its rows show that nothing is absent: see absence.py.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from data_manager.domain.batch import Batch
 from data_manager.domain.dataset import Dataset, Series
 from data_manager.domain.errors import Rejected
 from data_manager.domain.events import Event, Outcome
 from data_manager.domain.finding import Finding, FindingKind, found
-from data_manager.ports import Clock, Delivery, Dropped
+from data_manager.ports import Clock, Delivery, Dropped, Extent
+from data_manager.services.absence import Absences, Gap
 
 _SERIES_MAX: Final = 10_000  # that lose events at the same time; those beyond share a finding without a series
 _QUIET_TURNS: Final = 10  # so often nothing more was let go: what comes next is another finding
@@ -39,6 +42,19 @@ class Losses:
         self._losses: dict[_Key, _Loss] = {}
         self._found: list[Finding] = []
         self._unseen: dict[str, Dropped] = {}  # why -> the newest, with those that began at the same instant
+        self._absences = Absences()
+
+    def resume(self, held: Mapping[Series, Extent]) -> None:
+        """What the store holds at the start: an absence may have begun when an earlier run ended."""
+        self._absences.resume(held)
+
+    def away(self, drop: Dropped) -> None:
+        """The bus listens again after an absence: tell it before anything that came afterwards is stored."""
+        self._absences.note(drop.last_ms)
+
+    def saw(self, batch: Batch) -> None:
+        """These rows were stored."""
+        self._found += [self._absent(gap, batch.dataset) for gap in self._absences.saw(batch)]
 
     def let_go(self, delivery: Delivery) -> None:
         """This was dropped unread, for want of room."""
@@ -106,6 +122,25 @@ class Losses:
                 "first_received_ms": loss.first_received_ms,
                 "last_received_ms": loss.last_received_ms,
                 "why": "overflow",
+            },
+            found_ms=self._clock.now_ms(),
+        )
+
+    def _absent(self, gap: Gap, dataset: Dataset) -> Finding:
+        hole = gap.hole
+        return found(
+            FindingKind.DROPPED,
+            series=gap.series.id,
+            stream=dataset.wire,
+            severity="critical",
+            start_ms=hole.start_ms,
+            end_ms=hole.end_ms,
+            evidence={
+                "events": None,  # nobody saw them
+                "why": "away",
+                "after_key": hole.after,
+                "before_key": hole.before,
+                "absent": hole.missing,
             },
             found_ms=self._clock.now_ms(),
         )

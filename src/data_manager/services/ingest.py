@@ -61,7 +61,7 @@ async def ingest(ports: Ports, buffer: Buffer) -> None:
     flusher = Flusher(ports, buffer)
     try:
         async for deliveries in ports.bus.batches(_QUIET_S):
-            for some in _slices(deliveries):
+            for some in _slices(deliveries, min(_SLICE, buffer.limits.rows)):
                 for delivery in some:
                     buffer.add(delivery, ports.decode(delivery.payload, delivery.received_ms))
                 buffer.count()
@@ -210,9 +210,9 @@ def _enter(ports: Ports, tally: Tally, batch: Batch, receipt: Receipt, repeated:
     ports.saw(batch)
 
 
-def _slices(deliveries: Sequence[Delivery]) -> Iterator[list[Delivery]]:
+def _slices(deliveries: Sequence[Delivery], length: int) -> Iterator[list[Delivery]]:
     rest = iter(deliveries)
-    while some := list(islice(rest, _SLICE)):
+    while some := list(islice(rest, length)):
         yield some
 
 

@@ -2,37 +2,50 @@
 
 Whoever is slow or away loses messages here; what can be done is to know it. Too many waiting: the oldest go, counted,
 with the span of our own instants between which they were received. Away: a drop of count 0 (nobody can say how many)
-with the span of the absence.
+with the span of the absence. A server that cuts us off because we did not read makes an absence, too, and that one
+began before the connection ended: what it had sent by then we still read, but what it threw away it took at any time
+since we last kept up. So the server is asked for a sign every few seconds. Its answer comes behind all that it had sent
+before, and an absence begins when the last question that was answered was asked.
+
+What cannot be known here: messages lost between two servers of a cluster, or by a publisher's own connection.
 """
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import structlog
 from msgspec import Struct
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
+from nats.errors import Error as NatsError
 
 from data_manager.adapters.bus.connection import Arrived, NatsConnection, flush, translated
 from data_manager.adapters.bus.handover import DRAIN_S, Arrivals, NatsBus
 from data_manager.ports import BusState, Clock, Delivery, Dropped
 
 _DROPS_MAX: Final = 1_000  # spans kept between two calls of drops(); then the last one grows
+_SIGN_S: Final = 2.0  # so often the server is asked for a sign
+_NEVER_S: Final = 86_400
 
 _log = structlog.get_logger(__name__)
 
 
 class CoreOptions(Struct, frozen=True, kw_only=True):
-    """Who shares the subject with us, how much may wait here, and who is shown what is let go for that.
+    """Who shares the subject with us, how much may wait here, and who is shown what is lost.
 
-    show_dropped is called by the reader, once per delivery: it must be quick and must not raise.
+    show_dropped is called by the reader, once per delivery let go for want of room: it must be quick and must not
+    raise. show_away is told of every absence before anything can come that was published after it. since_ms: when an
+    earlier run certainly listened; from then on we were away.
     """
 
     queue: str = "petrosa-data-manager"
     rows_max: int = 20_000
-    bytes_max: int = 64 * 2**20
+    bytes_max: int = 32 * 2**20
     show_dropped: Callable[[Delivery], None] | None = None
+    show_away: Callable[[Dropped], None] | None = None
+    since_ms: int | None = None
 
 
 class NatsCore(NatsBus):
@@ -44,7 +57,7 @@ class NatsCore(NatsBus):
         self._options = options or CoreOptions()
         self._bounded = _Bounded(self._options, clock)
         super().__init__(connection, subject, clock, self._bounded)
-        self._heard_ms: int | None = None  # when the last connection was certainly there
+        self._heard_ms = self._options.since_ms  # all that was published until then, we have; None: never listened
 
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
         """Nothing: the server has forgotten them."""
@@ -67,20 +80,37 @@ class NatsCore(NatsBus):
     async def _take(self, client: Client) -> None:
         sink = _Sink(self._bounded)
         others = client.stats["in_msgs"]  # answers to earlier questions on this connection
+        if self._heard_ms is not None and self._options.show_away is not None:
+            self._options.show_away(Dropped(0, self._heard_ms, self._clock.now_ms(), "away"))
         with translated("cannot subscribe"):
             subscription = await client.subscribe(self._subject, queue=self._options.queue, future=sink)
+            asked_ms = self._clock.now_ms()
             await flush(client, DRAIN_S)
-        self._connection.up()
         if self._heard_ms is not None:
             self._bounded.note_lost(0, self._heard_ms)
-        self._heard_ms = self._clock.now_ms()
+        self._heard_ms = asked_ms
+        self._connection.up()
+        signs = asyncio.create_task(self._ask_for_signs(client), name="nats signs")
         try:
             await self._stopping.wait()
+            with translated("cannot unsubscribe"):
+                async with asyncio.timeout(DRAIN_S):
+                    await self._drain(client, subscription, others)
         finally:
-            self._heard_ms = max(self._heard_ms, self._bounded.last_ms)
-        with translated("cannot unsubscribe"):
-            async with asyncio.timeout(DRAIN_S):
-                await self._drain(client, subscription, others)
+            signs.cancel()
+
+    async def _ask_for_signs(self, client: Client) -> None:
+        """Know how long ago we certainly had everything, as long as the connection lasts.
+
+        No question is given up: nats-py takes an answer to one that was for a broken connection, and looks itself after
+        a server that answers nothing.
+        """
+        with suppress(NatsError):  # the connection is gone, and who keeps it knows
+            while True:
+                await asyncio.sleep(_SIGN_S)
+                asked_ms = self._clock.now_ms()
+                await client.flush(_NEVER_S)
+                self._heard_ms = asked_ms
 
     async def _drain(self, client: Client, subscription: Subscription, others: int) -> None:
         """Collect what was on its way. nats-py forgets the subscription a moment before the server does: what comes in
@@ -102,7 +132,6 @@ class _Bounded(Arrivals):
     def __init__(self, options: CoreOptions, clock: Clock) -> None:
         super().__init__()
         self.dropped = 0
-        self.last_ms = 0
         self._clock = clock
         self._rows_max, self._bytes_max = options.rows_max, options.bytes_max
         self._show = options.show_dropped
@@ -112,8 +141,7 @@ class _Bounded(Arrivals):
 
     def put(self, subject: str, payload: bytes) -> None:
         """Add one, dropping the oldest while there are too many. Must not raise: the reader calls."""
-        self.last_ms = now_ms = self._clock.now_ms()
-        self.add(Delivery(subject, payload, now_ms))
+        self.add(Delivery(subject, payload, self._clock.now_ms()))
         self._bytes += len(payload)
         while len(self.waiting) > self._rows_max or self._bytes > self._bytes_max:
             self._drop_oldest()
@@ -128,7 +156,8 @@ class _Bounded(Arrivals):
         """So many (0: nobody knows) did not reach us, between since_ms and now."""
         self._in_a_row = False
         self.dropped += count
-        self._note(Dropped(count, since_ms, self._clock.now_ms(), "away"))
+        now_ms = self._clock.now_ms()
+        self._note(Dropped(count, min(since_ms, now_ms), now_ms, "away"))  # the clock may have been set back meanwhile
 
     def collect_drops(self) -> list[Dropped]:
         """Spans since the last call."""

@@ -53,6 +53,8 @@ class Standing(Struct, frozen=True):
     read_ms: int  # when it last was given one
     first: int  # oldest message the stream still has
     pending: int
+    deliveries: int  # of the consumer, redeliveries included
+    all_ours: bool  # the stream captures nothing that the consumer does not take
 
 
 async def has_jetstream(js: JetStreamContext) -> bool:
@@ -96,6 +98,8 @@ def _standing(stream: api.StreamInfo, consumer: api.ConsumerInfo) -> Standing:
         read_ms=ms_of(read_at),
         first=stream.state.first_seq,
         pending=consumer.num_pending or 0,
+        deliveries=0 if read is None else read.consumer_seq,
+        all_ours=stream.config.subjects == [consumer.config.filter_subject],
     )
 
 

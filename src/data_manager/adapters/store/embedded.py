@@ -41,7 +41,7 @@ from data_manager.domain.span import Span
 from data_manager.ports import Receipt
 
 _log = structlog.get_logger(__name__)
-_BEHIND = 4  # so many times what makes a fold due may wait: then appends wait for the fold
+_BEHIND = 4  # so many times what makes a fold due may wait, in one dataset or of all bytes: then appends wait for it
 _HURRY = 2  # so many times: then the fold takes no breath
 _INLINE_ROWS = 2_000  # an answer of cached rows up to this size is put together without leaving the event loop
 
@@ -204,6 +204,9 @@ class EmbeddedStore(SegmentStore):
         """Before an append: wait when rows come faster than folds go. Raises what the fold raises; nothing is kept."""
         if self._backlog(dataset) >= _BEHIND:
             await asyncio.shield(self._folding(dataset))
+        elif sum(view.recent.size_bytes for view in self._views.values()) >= _BEHIND * self._fold_at.size_bytes:
+            largest = max(self._views, key=lambda name: self._views[name].recent.size_bytes)
+            await asyncio.shield(self._folding(self._datasets[largest]))
 
     def _backlog(self, dataset: Dataset) -> float:
         """What waits in the journal, as a multiple of what makes a fold due."""
