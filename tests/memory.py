@@ -181,6 +181,10 @@ class MemoryStore:
         """See SeriesStore.sizes."""
         return StoreSizes(rows=sum(map(len, self._held.values())), storage_bytes=0)
 
+    async def problems(self, now_ms: int) -> list[str]:
+        """See SeriesStore.problems."""
+        return []
+
     async def healthy(self) -> bool:
         """See SeriesStore.healthy."""
         return True

@@ -368,6 +368,7 @@ async def migrate(settings: Settings) -> list[str]:
         store = await open_mongo(mongo_access(settings))
         try:
             done += [f"rows: {line}" for line in await store.migrate()]
+            done += [f"rows: left as it is: {drift}" for drift in await store.drift()]
         finally:
             await store.close()
     return done

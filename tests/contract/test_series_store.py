@@ -1,4 +1,4 @@
-"""What every SeriesStore promises, asked of each of them: the model, the embedded store, and it folding all the time."""
+"""What every SeriesStore promises, asked of each: the model, the embedded store, it folding all the time, and MongoDB."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from data_manager.adapters.mongo.store import open_mongo
 from data_manager.adapters.store.embedded import EmbeddedStore, FoldAt
 from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import DATASETS
@@ -21,11 +22,13 @@ LIQUIDATIONS = Series("um", "liquidation", "BTCUSDT")
 FOLD_AT = {"embedded": FoldAt(), "embedded, folding at every flush": FoldAt(rows=1)}
 
 
-@pytest.fixture(params=["memory", *FOLD_AT])
+@pytest.fixture(params=["memory", *FOLD_AT, "mongodb"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SeriesStore]:
     opened: SeriesStore = MemoryStore()
     if request.param in FOLD_AT:
         opened = EmbeddedStore(tmp_path, 1 << 20, FOLD_AT[request.param])
+    if request.param == "mongodb":
+        opened = await open_mongo(request.getfixturevalue("mongo_access"))
     yield opened
     await opened.close()
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from data_manager.domain.batch import STREAM, joined, pack, settle
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import Invalid
-from data_manager.domain.events import Candle, Number, Trade
+from data_manager.domain.events import Candle, Liquidation, Number, Trade
 
 TRADE, CANDLE = DATASETS["trade"], DATASETS["candle"]
 BASE_MS = 1_700_000_000_000 - 1_700_000_000_000 % 60_000
@@ -105,3 +105,17 @@ def test_states_of_an_open_candle_stay_in_order_and_each_only_once() -> None:
         (False, "4"),
     ]
     assert packed.repeated == 1
+
+
+def test_a_number_in_a_key_counts_with_all_its_digits_and_without_its_notation() -> None:
+    def liquidation(quantity: str) -> Liquidation:
+        return Liquidation(
+            symbol="BTCUSDT", traded_ms=BASE_MS, price=Number("5"), quantity=Number(quantity), side="SELL",
+            average_price=Number("5"), last_filled_quantity=Number("1"), filled_quantity=Number("1"), order_type="LIMIT",
+            time_in_force="IOC", status="FILLED",
+        )  # fmt: skip
+
+    long = "12345678901234567890123456789012.3"
+    events = [liquidation(one) for one in (f"{long}4", f"{long}5", f"{long}40", "7", "7.00")]
+    packed = pack(DATASETS["liquidation"], "um", events, [0] * 5, STREAM)
+    assert (len(packed.batch), packed.repeated) == (3, 2)

@@ -129,6 +129,10 @@ class LateSeriesStore(Late[SeriesStore]):
         """See SeriesStore.sizes."""
         return await self.it.sizes()
 
+    async def problems(self, now_ms: int) -> list[str]:
+        """See SeriesStore.problems."""
+        return await self.it.problems(now_ms)
+
     async def healthy(self) -> bool:
         """See SeriesStore.healthy."""
         return await self.it.healthy()

@@ -10,6 +10,7 @@ batch that leaves this module is sorted by series and key and holds no key twice
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Context, Decimal
 from functools import cached_property
 from operator import attrgetter
 from typing import Any
@@ -275,11 +276,15 @@ def key_parts(batch: Batch) -> list[NDArray[np.int64]]:
     return [_ordinal(batch.columns[name]) for name in batch.dataset.key]
 
 
+_EXACT = Context(prec=120)  # more digits than any number of ours has: the default of 28 would make two keys one
+_ZERO = Decimal(0)  # -0 is no other number
+
+
 def _ordinal(column: Column) -> NDArray[np.int64]:
     if isinstance(column, Ints):
         return column.values
     values = column.values_list()
     if isinstance(column, Decimals):
-        values = [format(column.decimal(row).normalize(), "f") for row in range(len(column))]
+        values = [format(_EXACT.normalize(column.decimal(row) or _ZERO), "f") for row in range(len(column))]
     order = {value: position for position, value in enumerate(sorted(set(values)))}
     return np.array([order[value] for value in values], np.int64)

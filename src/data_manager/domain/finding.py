@@ -27,6 +27,7 @@ class FindingKind(Enum):
     PARSE_ERRORS = "parse_errors"  # too much of what comes cannot be kept
     MISLABELLED = "mislabelled"  # books that are not of the symbol they name
     LEADERLESS = "leaderless"  # no replica does the work that one does for all
+    DRIFT = "drift"  # a database's indexes or retention are not what they should be
     SHED = "shed"  # let go by ourselves, because the store was about to be full
 
 

@@ -19,6 +19,7 @@ from data_manager.settings import Settings
 CLOCK = SystemClock()
 _STATISTICS_S = 30.0
 _LOOK_S = 1.0
+_HOUSE_S = 300.0
 
 
 class Working:
@@ -37,6 +38,7 @@ class Working:
         )
         self._statistics: dict[str, int] = {}
         self._leaderless: Finding | None = None
+        self._drift: Finding | None = None
 
     async def run(self) -> None:
         """Campaign until cancelled."""
@@ -46,6 +48,7 @@ class Working:
         """What is done again and again, by the leader."""
         yield Again("leadership", _LOOK_S, self._look_at_leader)
         yield Again("statistics", _STATISTICS_S, self._leading(self._keep_statistics))
+        yield Again("store's house", _HOUSE_S, self._leading(self._look_at_house))
 
     def lease(self) -> LeaseStatus:
         """Who leads, as far as is known here."""
@@ -61,14 +64,29 @@ class Working:
     async def _keep_statistics(self, lease: Lease) -> None:
         await keep_statistics(self._store, self._meta.fenced(lease), CLOCK, self._statistics)
 
+    async def _look_at_house(self, lease: Lease) -> None:
+        """A finding while the store's indexes or retention are not what they should be."""
+        now_ms = CLOCK.now_ms()
+        problems = await self._store.problems(now_ms)
+        if problems:
+            self._drift = found(
+                FindingKind.DRIFT,
+                severity="warning",
+                start_ms=now_ms if self._drift is None else self._drift.start_ms,
+                evidence={"problems": len(problems), "first": problems[0]},
+                found_ms=now_ms,
+            )
+            self._reporter.report([self._drift])
+        elif self._drift is not None:
+            self._reporter.report([self._drift.resolved(now_ms, now_ms)])
+            self._drift = None
+
     async def _look_at_leader(self) -> None:
         """A finding while nobody has led for two terms."""
         since_ms, now_ms = self._campaign.leaderless_since_ms(), CLOCK.now_ms()
         if since_ms is not None and self._leaderless is None:
             self._leaderless = found(
                 FindingKind.LEADERLESS,
-                series=None,
-                stream=None,
                 severity="critical",
                 start_ms=since_ms,
                 evidence={"lease": self._campaign.name, "why": self._campaign.status().reason or "nobody took it"},

@@ -1,0 +1,1 @@
+"""MongoDB: the SeriesStore of a team that outgrew one machine."""
