@@ -115,7 +115,7 @@ def test_a_number_in_a_key_counts_with_all_its_digits_and_without_its_notation()
             time_in_force="IOC", status="FILLED",
         )  # fmt: skip
 
-    long = "12345678901234567890123456789012.3"
+    long = "1234567890123456789012345678901.3"
     events = [liquidation(one) for one in (f"{long}4", f"{long}5", f"{long}40", "7", "7.00")]
     packed = pack(DATASETS["liquidation"], "um", events, [0] * 5, STREAM)
     assert (len(packed.batch), packed.repeated) == (3, 2)
