@@ -4,13 +4,14 @@ Bus, SeriesStore, MetaStore and Clock are here; Source arrives with backfill. No
 translate their driver's errors at their own door (Unavailable, Conflict, Corrupt).
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Literal, Protocol
 
 from msgspec import Struct
 
 from data_manager.domain.batch import Batch
 from data_manager.domain.dataset import Series
+from data_manager.domain.errors import Conflict
 from data_manager.domain.finding import Finding, FindingKind
 from data_manager.domain.span import Span
 
@@ -123,8 +124,33 @@ class Extent(Struct, frozen=True):
     last_ms: int
 
 
+class StoreSizes(Struct, frozen=True, kw_only=True):
+    """How much room a store takes, in bytes; None where this kind of store cannot tell.
+
+    data_bytes: rows before compression. storage_bytes: on disk, without indexes. index_bytes: indexes on disk.
+    """
+
+    rows: int | None = None
+    data_bytes: int | None = None
+    storage_bytes: int
+    index_bytes: int | None = None
+
+    @property
+    def used_bytes(self) -> int:
+        """What a budget is compared with: the larger of data and storage, and the indexes.
+
+        Hosted tiers count data before compression, a disk what is on it: the larger never runs out unseen.
+        """
+        return max(self.data_bytes or 0, self.storage_bytes) + (self.index_bytes or 0)
+
+
 class SeriesStore(Protocol):
     """Rows of every dataset, once each. See docs/data-path.md for who calls what."""
+
+    @property
+    def kind(self) -> str:
+        """What kind of store it is, as answers name it: embedded, mongodb."""
+        ...
 
     async def append(self, batch: Batch) -> Receipt:
         """Keep the rows of a batch (one dataset, any number of series). Durable on return; twice changes nothing.
@@ -132,7 +158,7 @@ class SeriesStore(Protocol):
         A row whose key is held is a duplicate, or replaces the held one by the dataset's Keep rule (changed; the old
         row is kept as a revision). Rows the dataset calls live (an open candle) replace the live state of their
         series and are never data: changed when newer than what is held, duplicate otherwise.
-        Raises Unavailable (nothing kept; try again) or Corrupt.
+        Raises Unavailable (try again: what was kept by then is a duplicate) or Corrupt.
         """
         ...
 
@@ -185,6 +211,25 @@ class SeriesStore(Protocol):
         """Every series that holds a row, sorted."""
         ...
 
+    def version(self, series: Series) -> int | None:
+        """A number that differs whenever an answer about the series may differ; None where the store cannot tell.
+
+        It changes no earlier than the rows can be read.
+        """
+        ...
+
+    async def sizes(self) -> StoreSizes:
+        """How much room everything takes. Raises Unavailable."""
+        ...
+
+    async def problems(self, now_ms: int) -> list[str]:
+        """What is not as it should be in the store's own house (indexes, retention), a line each. May take long."""
+        ...
+
+    async def healthy(self) -> bool:
+        """Whether a trivial question is answered; Unavailable says why not."""
+        ...
+
     async def close(self) -> None:
         """Finish what is under way and let go of the files."""
         ...
@@ -231,6 +276,11 @@ class SeriesStatistics(Struct, frozen=True, kw_only=True):
 class MetaStore(Protocol):
     """Everything that is not a row of market data."""
 
+    @property
+    def dead_evicted(self) -> int:
+        """Dead letters that had to make room for newer ones since the opening."""
+        ...
+
     async def keep_dead(self, letters: Sequence[DeadLetter]) -> None:
         """Keep dead letters, durable on return, within the bounds given at opening (the oldest make room)."""
         ...
@@ -245,8 +295,11 @@ class MetaStore(Protocol):
         """The whole payload of one, None when it is unknown or was kept only in part."""
         ...
 
-    async def forget_dead(self, letter_id: str) -> bool:
-        """Remove one (after a replay); whether it was there."""
+    async def forget_dead(self, seen: Mapping[str, int]) -> int:
+        """Remove these: the count that was seen of each, by id. How many were removed.
+
+        One that came again meanwhile counts more than was seen, and stays: a replay that fails is never forgotten.
+        """
         ...
 
     async def keep_statistics(self, rows: Sequence[SeriesStatistics]) -> None:
@@ -284,3 +337,57 @@ class MetaStore(Protocol):
     async def close(self) -> None:
         """Let go of the connections."""
         ...
+
+
+class Lease(Struct, frozen=True, kw_only=True):
+    """Leave to do what one replica alone may do.
+
+    epoch is one more at each taking and never goes back: what is written under an older one is refused.
+    """
+
+    name: str
+    holder: str  # of one process: another life of it is another holder; empty: nobody
+    epoch: int
+    term_s: float  # over so long after the last renewal
+
+
+class LeaseState(Struct, frozen=True):
+    """A lease as it stood at one moment of the database's clock: who holds or held it, and for how long still."""
+
+    lease: Lease
+    expires_in_s: float  # 0 or less: it is over
+
+
+class LeaseLost(Conflict):
+    """Somebody else took the lease, or it was given back: stop what was done under it. Nothing was written."""
+
+    def __init__(self, lease: Lease, holder: str, epoch: int) -> None:
+        now = f"{holder or 'nobody'} holds epoch {epoch}" if epoch else "it was never taken here"
+        super().__init__(f"lease {lease.name}: epoch {lease.epoch} of {lease.holder} is over: {now}")
+        self.lease = lease
+
+
+class Leases(Protocol):
+    """What makes one replica of many the leader. Beside MetaStore, by the same adapters."""
+
+    async def take_lease(self, name: str, holder: str, term_s: float) -> LeaseState:
+        """Take the lease if it is over, renew it if holder holds it; how it stands after that, whoever has it.
+
+        Atomic, and by the clock of the database. Raises Unavailable; then it may have been taken all the same.
+        """
+        ...
+
+    async def give_back_lease(self, lease: Lease) -> None:
+        """End it before its term, so that the next one need not wait. Nothing if it is somebody else's by now."""
+        ...
+
+    def fenced(self, lease: Lease) -> MetaStore:
+        """The same store, each of whose writes takes place only while the lease is in force, checked at the commit.
+
+        They raise LeaseLost otherwise. Writes of more than a moment delay the renewal of the lease.
+        """
+        ...
+
+
+class MetadataStore(MetaStore, Leases, Protocol):
+    """The whole of a metadata store."""

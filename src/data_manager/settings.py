@@ -180,6 +180,14 @@ class Settings:
     flush_age_ms: int = _setting(
         2, "Age of the oldest waiting row that makes a flush due.", unit="ms", at_least=0, at_most=60_000
     )
+    book_label_tolerance_percent: float = _setting(
+        10.0,
+        "How far a book without a symbol may be from the last price of the symbol its label names, before it is "
+        "quarantined; allowed once more for every minute between the two.",
+        unit="%",
+        at_least=0.1,
+        at_most=1_000_000,
+    )
     message_queue_size: int = _setting(
         20_000,
         "Messages taken from the bus and not yet stored, at most.",

@@ -60,6 +60,7 @@ class Tally:
     lag_ms: int | None = None  # our clock minus the venue's, for the event stored last
     oldest_unflushed_ms: int | None = None  # when the oldest event that waits was received
     took: defaultdict[str, Took] = field(default_factory=lambda: defaultdict(Took))  # received to durable, by type
+    dead_evicted: int = 0  # dead letters that had to make room for newer ones
     findings_open: Counter[str] = field(default_factory=Counter)  # raised by the watch over the streams, by kind
 
     def stored(self, event_type: str, receipt: Receipt) -> None:
@@ -110,6 +111,9 @@ class TallyMetrics:
             found.add_metric([kind], count)
         yield found
         yield CounterMetricFamily("data_manager_events_dropped", "Events let go for want of room.", tally.dropped)
+        yield CounterMetricFamily(
+            "data_manager_dead_letters_evicted", "Dead letters that made room for newer ones.", tally.dead_evicted
+        )
         yield CounterMetricFamily("data_manager_flushes", "Flushes to the store.", tally.flushes)
         yield CounterMetricFamily("data_manager_append_seconds", "Time spent in appends.", tally.store_seconds)
         yield GaugeMetricFamily("data_manager_events_in_flight", "Events taken, not yet stored.", tally.in_flight)

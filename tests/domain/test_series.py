@@ -1,7 +1,7 @@
 """Series: ids, the predecessor's aliases, and symbols real and hostile."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from data_manager.domain.dataset import MARKETS, Dataset, Series, is_symbol, make_series, parse_series
@@ -83,6 +83,30 @@ def test_a_suffix_belongs_to_its_market() -> None:
     assert not is_symbol("BTCUSDT_PERP", "um")
     assert not is_symbol("BTCUSD", "cm")
     assert not is_symbol("BTCUSDT_261225", "spot")
+    assert not is_symbol("BTCUSD_261225", "um")
+    assert not is_symbol("BTCUSDT_261225", "cm")
+
+
+letters = st.text(st.sampled_from("AZ09_USDTPERP币ªſ٣a ") | st.characters(), max_size=40)
+
+
+@given(
+    letters | st.builds(str.__add__, letters, st.sampled_from(["USD", "USD_PERP", "_261225", "USD_261225", "_PERP"]))
+)
+@example("BTCUSD_261225")
+@example("BTCUSDT_261225")
+def test_no_futures_symbol_is_of_both_futures_markets(symbol: str) -> None:
+    homes = [market for market in ("um", "cm") if is_symbol(symbol, market)]
+    assert len(homes) < 2
+    if "_" not in symbol:
+        assert is_symbol(symbol, "spot") == (homes == ["um"])
+    elif homes:
+        assert symbol.partition("_")[0].endswith("USD") == (homes == ["cm"])
+
+
+@pytest.mark.parametrize(("market", "symbol"), [(market, one) for market in ("um", "cm") for one in REAL[market]])
+def test_real_futures_symbols_are_of_their_own_market(market: str, symbol: str) -> None:
+    assert [home for home in ("um", "cm") if is_symbol(symbol, home)] == [market]
 
 
 @pytest.mark.parametrize("symbol", HOSTILE)

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from data_manager.adapters.binance.wire import DATASET_OF, Decoder
 from data_manager.adapters.binance.wire_books import best_first
-from data_manager.adapters.binance.wire_precise import belongs
 from data_manager.domain.events import Number
 
 PUBLISHER = "btcusdt@depth20@100ms"
@@ -95,14 +94,3 @@ def test_prices_floats_cannot_tell_apart_are_sorted_exactly() -> None:
 def test_prices_that_are_no_numbers_keep_their_order() -> None:
     odd = [(Number("abc"), Number("1")), (Number("NaN"), Number("1")), (Number("2"), Number("1"))]
     assert best_first(odd, odd) == (odd, odd)
-
-
-@pytest.mark.parametrize(
-    ("symbol", "market"),
-    [
-        ("BTCUSDT", "um"), ("1000SHIBUSDT", "um"), ("币安人生USDT", "um"), ("BTCUSDT_261225", "um"), ("ETHBTC", "um"),
-        ("BTCUSD_PERP", "cm"), ("BTCUSD_261225", "cm"),
-    ],
-)  # fmt: skip
-def test_a_futures_symbol_belongs_to_one_futures_market(symbol: str, market: str) -> None:
-    assert [home for home in ("um", "cm") if belongs(symbol, home)] == [market]

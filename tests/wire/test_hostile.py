@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from data_manager.adapters.binance.wire import DATASET_OF, MAX_ROWS, Decoder
+from data_manager.adapters.binance.wire import DATASET_OF, LABELLED, MAX_ROWS, Decoder
 from data_manager.domain.dataset import MARKETS, Kind, is_symbol
 from data_manager.domain.errors import Rejected, Undecodable
 from data_manager.domain.events import Event, Ignored, Outcome
@@ -252,6 +252,23 @@ def test_of_a_doubled_key_the_last_counts() -> None:
         assert msgspec.structs.asdict(outcome)["price"] == "2"
 
 
+names = st.text(st.sampled_from("AZ09_USDTPERP币ªſ٣a ") | st.characters(), max_size=50)
+
+
+@given(names | st.builds(str.__add__, names, st.sampled_from(["USD_PERP", "_261225", "USD_261225"])))
+@example("BTCUSD_261225")
+@example("币安人生USDT")
+def test_the_decoder_takes_exactly_the_symbols_that_can_be_asked_for(symbol: str) -> None:
+    if not symbol.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in symbol):
+        return  # half of a pair is no JSON text
+    payload = _trade(b'"s":"BTCUSDT"', b'"s":' + json.dumps(symbol).encode())
+    assert payload != TRADE or symbol == "BTCUSDT"
+    for market in MARKETS:
+        (outcome,) = _check(payload, market)
+        assert isinstance(outcome, Event) == is_symbol(symbol, market)
+        assert not isinstance(outcome, Event) or outcome.symbol == symbol
+
+
 @pytest.mark.parametrize(
     "timestamp",
     [b'"now"', b'""', b"7", b"null", b'"9999-99-99T00:00:00Z"', b'"0001-01-01T00:00:00+23:59"', b'"1970-01-01T00:00:00Z"',
@@ -275,3 +292,24 @@ def test_a_label_that_is_none_takes_no_trade_away(label: bytes) -> None:
 )
 def test_a_book_whose_label_names_no_symbol_is_refused(label: bytes) -> None:
     _refused(BOOK.replace(b'"btcusdt@depth20@100ms"', label), "spot")
+
+
+@pytest.mark.parametrize("named", [b'"s":"ETHUSDT",', b'"symbol":"ETHUSDT",', b'"x":1,"s":"ETHUSDT",'])
+def test_a_book_that_names_its_symbol_does_not_ask_the_label(named: bytes) -> None:
+    (labelled,) = _check(BOOK, "spot")
+    (own,) = _check(BOOK.replace(b'"lastUpdateId"', named + b'"lastUpdateId"'), "spot")
+    assert (labelled.symbol, type(labelled) in LABELLED) == ("BTCUSDT", True)  # type: ignore[union-attr]
+    assert (own.symbol, type(own) in LABELLED) == ("ETHUSDT", False)  # type: ignore[union-attr]
+    assert {**_fields(own), "symbol": None} == {**_fields(labelled), "symbol": None}
+
+
+@pytest.mark.parametrize("known", [b"", b'"x":1,'])  # read by one typed decode, and by the closer look
+@pytest.mark.parametrize("name", [b'"(symbol)"', b'"(clock)"'])
+def test_nobody_can_name_what_we_work_out(name: bytes, known: bytes) -> None:
+    (plain,) = _check(BOOK, "spot")
+    (outcome,) = _check(BOOK.replace(b'"lastUpdateId"', known + name + b':"ETHUSDT","lastUpdateId"'), "spot")
+    assert (type(outcome), outcome) == (type(plain), plain)
+
+
+def _fields(outcome: Outcome) -> dict[str, Any]:
+    return msgspec.structs.asdict(outcome)

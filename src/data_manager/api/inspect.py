@@ -8,15 +8,21 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 
 from data_manager.api.data import given_words
-from data_manager.api.errors import DOCUMENTED
+from data_manager.api.errors import DOCUMENTED, ErrorBody
 from data_manager.api.routing import Endpoint, Header, Reply
-from data_manager.domain.errors import BadQuery
+from data_manager.domain.errors import BadQuery, NotFound
 from data_manager.ports import MetaStore
 from data_manager.services.query import OFFSET_MAX, whole
 
 AskIngest = Callable[[], Awaitable[dict[str, Any]]]
 
 _HEADERS: list[Header] = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
+_BYTES: list[Header] = [
+    (b"content-type", b"application/octet-stream"),
+    (b"cache-control", b"no-store"),
+    (b"x-content-type-options", b"nosniff"),  # whoever may publish wrote it: a browser must not run it
+    (b"content-disposition", b"attachment"),
+]
 _LETTERS_MAX = 1_000
 
 
@@ -80,7 +86,7 @@ class Letters(BaseModel):
 
 
 def inspect_routes(meta: MetaStore, ingest: AskIngest) -> list[Endpoint]:
-    """/health/ingest and /dead-letters."""
+    """/health/ingest, /dead-letters and their payloads."""
 
     async def status(request: Request) -> Reply:
         return Reply(200, _HEADERS, json.encode(await ingest()))
@@ -97,6 +103,13 @@ def inspect_routes(meta: MetaStore, ingest: AskIngest) -> list[Endpoint]:
         body = {"data": [structs.asdict(letter) for letter in found], "pagination": pagination}
         return Reply(200, _HEADERS, json.encode(body))
 
+    async def payload(request: Request) -> Reply:
+        letter_id = request.path_params["letter_id"]
+        found = await meta.dead_payload(letter_id)
+        if found is None:
+            raise NotFound(f"no dead letter {letter_id[:64]!r} is kept whole: GET /dead-letters lists them")
+        return Reply(200, _BYTES, found)
+
     return [
         Endpoint(
             "/health/ingest", status, name="ingest", operation_id="get_ingest", tags=["health"],
@@ -110,7 +123,20 @@ def inspect_routes(meta: MetaStore, ingest: AskIngest) -> list[Endpoint]:
             openapi_extra={"parameters": [
                 _query("limit", {"type": "integer", "minimum": 1, "maximum": _LETTERS_MAX, "default": 100}),
                 _query("offset", {"type": "integer", "minimum": 0, "maximum": OFFSET_MAX, "default": 0}),
-                _query("reason", {"type": "string", "examples": ["invalid", "undecodable", "unknown_kind"]}),
+                _query("reason", {"type": "string", "examples": ["invalid", "undecodable", "mislabelled"]}),
+            ]},
+        ),
+        Endpoint(
+            "/dead-letters/{letter_id}/payload", payload, name="dead_payload", operation_id="get_dead_payload",
+            tags=["service"],
+            summary="The whole payload of one, byte for byte; 404 where only a part of it is kept.",
+            responses={
+                200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}},
+                404: {"model": ErrorBody, "description": "No such letter, or only a part of it is kept."},
+                503: DOCUMENTED[503],
+            },
+            openapi_extra={"parameters": [
+                {"name": "letter_id", "in": "path", "required": True, "schema": {"type": "string"}},
             ]},
         ),
     ]  # fmt: skip

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from data_manager import settings
+from data_manager.cli.dead_letters import dead_letters
 from data_manager.cli.output import quiet_logs, say_json, say_table
 from data_manager.domain.errors import BadQuery
 
 if TYPE_CHECKING:
     from data_manager.domain.batch import Batch
     from data_manager.domain.dataset import Series
-    from data_manager.ports import KeptDeadLetter
     from data_manager.services.query import Page
 
 rows = typer.Typer()
+rows.add_typer(dead_letters)
 Json = Annotated[bool, typer.Option("--json", help="Say it as JSON.")]
 
 LIMIT_MAX = 10_000_000
@@ -150,36 +151,3 @@ def _say_about(page: "Page", series: "Series", *, as_json: bool) -> None:
     typer.echo(f"{series.id}: {len(page.rows)} rows; not audited yet, so what is missing is unknown", err=True)
     if page.next_cursor:
         typer.echo(f"more follow: raise --limit, or go on with --cursor {page.next_cursor}", err=True)
-
-
-@rows.command("dead-letters")
-def dead_letters(
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many, newest first.")] = 50,
-    offset: Annotated[int, typer.Option(min=0, help="How many of the newest to skip.")] = 0,
-    reason: Annotated[str | None, typer.Option(help="Only those with this reason.")] = None,
-    as_json: Json = False,
-) -> None:
-    """List the messages that could not be kept as data, with the reason of each."""
-    from data_manager import app
-
-    async def ask() -> "tuple[list[KeptDeadLetter], int]":
-        async with app.metadata(in_force) as meta:
-            return await meta.dead_letters(limit=limit, offset=offset, reason=reason)
-
-    in_force = settings.load(os.environ)
-    quiet_logs()
-    letters, total = asyncio.run(ask())
-    if as_json:
-        say_json({"data": letters, "pagination": {"total": total, "limit": limit, "offset": offset}})
-        return
-    heads = ("newest", "count", "reason", "field", "what is wrong", "subject", "begins")
-    say_table(heads, [_line(letter) for letter in letters], right=("count",))
-    typer.echo(f"{len(letters)} of {total}", err=True)
-
-
-def _line(letter: "KeptDeadLetter") -> tuple[str, ...]:
-    from data_manager.domain.time import iso
-
-    begins = letter.sample[:60].replace("\n", "\\n")
-    newest, field = iso(letter.received_ms), letter.field or ""
-    return (newest, str(letter.count), letter.reason, field, letter.message, letter.subject, begins)

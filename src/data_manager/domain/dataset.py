@@ -201,13 +201,16 @@ _SUFFIX = {
 
 @lru_cache(maxsize=65_536)
 def is_symbol(symbol: str, market: str) -> bool:
-    """Whether symbol can be one of the market's. Real ones are not all ASCII (币安人生USDT) nor all letters."""
-    body, underscore, tail = symbol.partition("_")
+    """Whether symbol can be one of the market's; no futures symbol can be of both futures markets.
+
+    Real ones are not all ASCII (币安人生USDT) nor all letters. COIN-M contracts are a pair quoted in USD and a suffix;
+    USDⓈ-M has suffixes too (BTCUSDT_261225), so only both together tell. Remembers answers: ask of short texts only.
+    """
+    pair, underscore, tail = symbol.partition("_")
     if underscore and _SUFFIX[market].fullmatch(underscore + tail) is None:
         return False
-    if market == "cm" and not underscore:
-        return False
-    return 2 <= len(body) <= 32 and all(map(_in_symbol, body))
+    coin_margined = bool(underscore) and pair.endswith("USD")
+    return coin_margined == (market == "cm") and 2 <= len(pair) <= 32 and all(map(_in_symbol, pair))
 
 
 def _in_symbol(letter: str) -> bool:

@@ -5,6 +5,7 @@ DataManagerError
 │   ├── Undecodable   not the venue's language at all
 │   ├── UnknownKind   well formed, but nothing we have a dataset for
 │   ├── Invalid       one field breaks one rule
+│   │   └── Mislabelled   a book that is not of the symbol its label names
 │   └── Damaged       good in itself, but what is held where it belongs is damaged
 ├── Unavailable    the other side is away                    retry by the one policy, then let it rise   503
 │   └── Throttled
@@ -56,6 +57,12 @@ class Invalid(Rejected):
         super().__init__(f"{field} {_shown(value)}: {rule}", field=field)
         self.value = value
         self.rule = rule
+
+
+class Mislabelled(Invalid):
+    """A book without a symbol of its own whose prices are not those of the symbol that its label names."""
+
+    reason = "mislabelled"
 
 
 class Damaged(Rejected):

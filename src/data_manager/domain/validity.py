@@ -1,17 +1,24 @@
 """What rows must satisfy before we keep them: columns in, a mask of the broken rows out.
 
-Only what cannot be a fact is refused here. What is merely odd (a crossed book, a spike, a clock ahead of ours) is
-kept and left to the audit, which reports it.
+Only what cannot be a fact is refused here. What is merely odd (a crossed book, a spike, a clock some hours ahead of
+ours) is kept and left to the audit, which reports it.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from functools import cache
+from operator import attrgetter
+from typing import Any, Final
 
-from data_manager.domain.dataset import Rule
+from data_manager.domain.dataset import Dataset, Rule
 from data_manager.domain.decimals import Decimals
+from data_manager.domain.events import Event
 from data_manager.domain.time import DAY_MS
 
 Columns = Mapping[str, Any]
+
+AHEAD_MAX_MS: Final = DAY_MS
+AHEAD: Final = "must not lie more than a day after the moment we received it"
+"""What has not happened cannot be told. The past is never too long ago: recordings are replayed years later."""
 
 
 def positive(column: str) -> Rule:
@@ -66,3 +73,28 @@ def priced_levels(column: str) -> Rule:
 
 def _signs(column: Decimals) -> Any:
     return column.signs()
+
+
+def from_the_future(dataset: Dataset, events: Sequence[Event], received_ms: Sequence[int]) -> dict[int, str]:
+    """Positions of events whose own time lies more than a day after we received them, each with the column to blame.
+
+    Only the time of the row and the time of its sending count: a next funding time, say, is to come by its nature.
+    """
+    found: dict[int, str] = {}
+    latest_ms = min(received_ms, default=0) + AHEAD_MAX_MS
+    for column in _own_times(dataset):
+        times = list(map(attrgetter(column), events))
+        if max(filter(None, times), default=0) <= latest_ms:
+            continue  # the quick answer for nearly every call
+        for position, (time_ms, at_ms) in enumerate(zip(times, received_ms, strict=True)):
+            if time_ms is not None and time_ms > at_ms + AHEAD_MAX_MS:
+                found.setdefault(position, column)
+    return found
+
+
+@cache
+def _own_times(dataset: Dataset) -> tuple[str, ...]:
+    """The row's time, and when it was sent where no rule ties that to the row's time."""
+    tied = any(rule.field == "event_ms" for rule in dataset.rules)
+    sent = () if tied or "event_ms" not in dataset.field else ("event_ms",)
+    return tuple(dict.fromkeys((dataset.time, *sent)))

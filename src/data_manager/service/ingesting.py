@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import structlog
 from msgspec import structs
 
-from data_manager.adapters.binance.wire import DATASET_OF, Decoder
+from data_manager.adapters.binance.wire import DATASET_OF, LABELLED, Decoder
+from data_manager.adapters.binance.wire_paths import path_of
 from data_manager.adapters.bus.nats_server import NatsServer
 from data_manager.adapters.clock import SystemClock
 from data_manager.adapters.resilience import Breaker
 from data_manager.domain.batch import Batch
-from data_manager.ports import Bus, BusState, MetaStore, SeriesStore
+from data_manager.domain.finding import FindingKind
+from data_manager.ports import Bus, BusState, DeadLetter, MetaStore, SeriesStore
 from data_manager.service.again import Again
 from data_manager.services.buffer import Buffer, Limits
+from data_manager.services.dead_log import DeadLetterLog
 from data_manager.services.dropping import Losses
 from data_manager.services.ingest import Ports, ingest
+from data_manager.services.labels import Labels
 from data_manager.services.reporting import Reporter
+from data_manager.services.screen import Screen
 from data_manager.services.status import IngestStatus
-from data_manager.services.watch import Watch, left_open
+from data_manager.services.watch import Watch, ask_about_silence, left_open
 from data_manager.settings import Settings
 from data_manager.telemetry import Tally, TallyMetrics
 
@@ -56,7 +61,10 @@ class Ingesting:
         self._reporter = reporter
         self._metrics = metrics
         self._server = server
-        self._watch = Watch(CLOCK, tally, reporter.report)
+        self._watch = Watch(CLOCK, tally, reporter.report, shared=store.kind == "mongodb")
+        self._labels = Labels(settings.market, LABELLED, CLOCK, tolerance=settings.book_label_tolerance_percent / 100)
+        self._stopping = False
+        self._dead_log = DeadLetterLog(lambda: tally.dead_evicted, CLOCK)
         self._status = IngestStatus(tally, self._watch, CLOCK)
         self._store_breaker = Breaker("store")
         self._meta_breaker = Breaker("metadata")
@@ -70,12 +78,19 @@ class Ingesting:
             self._bus,
             Decoder(settings.market),
             lambda batch: self._store_breaker.call(lambda: self._store.append(batch)),
-            lambda letters: self._meta_breaker.call(lambda: self._meta.keep_dead(letters)),
+            lambda letters: self._meta_breaker.call(lambda: self._keep_dead(letters)),
             CLOCK,
             saw=self._saw,
             let_go=self._losses.note,
+            screen=Screen(self._labels),
+            path_of=path_of,
         )
         await ingest(ports, Buffer(settings.market, DATASET_OF, self.tally, limits))
+
+    async def _keep_dead(self, letters: Sequence[DeadLetter]) -> None:
+        await self._meta.keep_dead(letters)
+        self.tally.dead_evicted = self._meta.dead_evicted
+        self._dead_log.kept(letters)
 
     def _saw(self, batch: Batch) -> None:
         self._watch.saw(batch)
@@ -83,6 +98,7 @@ class Ingesting:
 
     def stop(self) -> None:
         """Take nothing more from the bus."""
+        self._stopping = True
         self._bus.stop()
 
     def again(self) -> Iterator[Again]:
@@ -90,10 +106,13 @@ class Ingesting:
         yield Again("bus state", _STATE_S, self.look_at_bus)
         yield Again("stats line", _STATS_LINE_S, self._say_stats)
         yield Again("watch", _WATCH_S, self._look_at_streams)
+        yield Again("silence", _WATCH_S, lambda: ask_about_silence(self._watch, self._store))
 
     async def beside(self) -> None:
         """What goes on beside it and is not done again: what an earlier run left open, and our own bus's server."""
-        self._watch.adopt(await self._meta_breaker.call(lambda: left_open(self._meta)))
+        findings = await self._meta_breaker.call(lambda: left_open(self._meta))
+        self._watch.adopt(findings)
+        self._labels.adopt(findings)
         if self._server is not None:
             await self._server.keep()
 
@@ -129,7 +148,9 @@ class Ingesting:
 
     def last_findings(self) -> None:
         """What was let go and not told yet, to the reporter."""
-        self._reporter.report(self._losses.findings())
+        self._reporter.report([*self._losses.findings(), *self._labels.findings()])
+        self.tally.findings_open[FindingKind.MISLABELLED.value] = self._labels.open
+        self._dead_log.tell(everything=self._stopping)
 
     async def _look_at_streams(self) -> None:
         self.last_findings()

@@ -72,6 +72,8 @@ class Absences:
     def saw(self, batch: Batch) -> list[Gap]:
         """These rows were stored. The gaps that they close."""
         gaps: list[Gap] = []
+        if not len(batch):
+            return gaps  # every row of the flush was refused
         offsets, ends = batch.offsets.tolist(), _ends(batch)
         for position, series in enumerate(batch.series):
             if offsets[position] < offsets[position + 1]:

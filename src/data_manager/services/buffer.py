@@ -8,7 +8,7 @@ the next one fills, never two.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 from data_manager.domain.dataset import Dataset, Series
@@ -42,6 +42,11 @@ class Rows:
     def received_ms(self) -> list[int]:
         """When each came."""
         return [one.received_ms for one in self.deliveries]
+
+    def without(self, positions: Set[int]) -> None:
+        """Leave out the events at these positions."""
+        self.events = [one for at, one in enumerate(self.events) if at not in positions]
+        self.deliveries = [one for at, one in enumerate(self.deliveries) if at not in positions]
 
     def of(self, series: Series) -> Iterator[int]:
         """Positions of the events of one series."""

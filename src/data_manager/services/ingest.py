@@ -12,18 +12,18 @@ on its way, what comes next is decoded into the buffer; when that is full too, n
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 import structlog
 
-from data_manager.domain.batch import STREAM, Batch, Packed, pack
+from data_manager.domain.batch import STREAM, Batch, Packed, Refused, pack
 from data_manager.domain.columns import Ints
 from data_manager.domain.dataset import Dataset
 from data_manager.domain.errors import Corrupt, Damaged, Rejected
-from data_manager.domain.events import Outcome
+from data_manager.domain.events import Event, Outcome
 from data_manager.ports import Bus, Clock, Delivery, Dropped, Receipt
 from data_manager.services.buffer import Buffer, Dead, Held, Rows
 from data_manager.services.burying import Burying, KeepDead
@@ -35,16 +35,29 @@ _QUIET_S = 0.1  # so often the drops of the bus are asked for when nothing comes
 
 Decode = Callable[[bytes, int], Sequence[Outcome]]
 Append = Callable[[Batch], Awaitable[Receipt]]
+Screen = Callable[[Mapping[Dataset, Rows]], Iterable[tuple[Dataset, Sequence[Refused]]]]
+PathOf = Callable[[Event, str, bytes], str]
 
 
 def _unheard(_: object) -> None:
     """Nobody wants to know."""
 
 
+def _all_pass(_: Mapping[Dataset, Rows]) -> Iterable[tuple[Dataset, Sequence[Refused]]]:
+    """Nothing is taken out."""
+    return ()
+
+
+def _as_we_say(_: Event, column: str, __: bytes) -> str:
+    """Columns keep our names."""
+    return column
+
+
 class Ports(NamedTuple):
     """What ingest talks to. append and keep_dead try until their store answers.
 
-    saw is told of every batch that was stored, let_go of what the bus had to drop. Both return at once.
+    saw is told of every batch that was stored, let_go of what the bus had to drop. Both return at once. screen names
+    what must not be stored although it decoded well, path_of the place in the payload that a column was read from.
     """
 
     bus: Bus
@@ -54,6 +67,8 @@ class Ports(NamedTuple):
     clock: Clock
     saw: Callable[[Batch], None] = _unheard
     let_go: Callable[[Sequence[Dropped]], None] = _unheard
+    screen: Screen = _all_pass
+    path_of: PathOf = _as_we_say
 
 
 async def ingest(ports: Ports, buffer: Buffer) -> None:
@@ -142,7 +157,10 @@ async def flush(ports: Ports, buffer: Buffer, burying: Burying) -> None:
     """Append what waits, hand over the dead, then ack what has none: the others are acknowledged with their dead."""
     held = buffer.take()
     started = ports.clock.monotonic_s()
-    parts = [_packed(buffer, held, dataset, rows) for dataset, rows in held.rows.items()]
+    for dataset, refused in ports.screen(held.rows):
+        _refuse(ports, buffer.tally, held, dataset, refused)
+        held.rows[dataset].without({one.position for one in refused})
+    parts = [_packed(ports, buffer, held, dataset, rows) for dataset, rows in held.rows.items() if rows.events]
     await asyncio.gather(*(_store(ports, buffer.tally, held, part) for part in parts))
     buffer.tally.flushes += 1
     buffer.tally.store_seconds += ports.clock.monotonic_s() - started
@@ -162,11 +180,20 @@ class _Part(NamedTuple):
     refused: frozenset[int]
 
 
-def _packed(buffer: Buffer, held: Held, dataset: Dataset, rows: Rows) -> _Part:
+def _packed(ports: Ports, buffer: Buffer, held: Held, dataset: Dataset, rows: Rows) -> _Part:
     packed = pack(dataset, buffer.market, rows.events, rows.received_ms, STREAM)
-    for refused in packed.refused:
-        _bury(buffer.tally, held, dataset, rows.deliveries[refused.position], refused.why)
+    _refuse(ports, buffer.tally, held, dataset, packed.refused)
     return _Part(dataset, rows, packed, frozenset(refused.position for refused in packed.refused))
+
+
+def _refuse(ports: Ports, tally: Tally, held: Held, dataset: Dataset, refused: Sequence[Refused]) -> None:
+    """Events that broke a rule; their letters name the field as the venue does."""
+    rows = held.rows[dataset]
+    for one in refused:
+        delivery, why = rows.deliveries[one.position], one.why
+        if why.field is not None:
+            why.field = ports.path_of(rows.events[one.position], why.field, delivery.payload)
+        _bury(tally, held, dataset, delivery, why)
 
 
 def _bury(tally: Tally, held: Held, dataset: Dataset, delivery: Delivery, why: Rejected) -> None:

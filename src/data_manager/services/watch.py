@@ -16,6 +16,10 @@ A row older than a day when it comes is history on the live subject (a replay), 
 lives and nothing about its lag. An offset between our clock and the venue's counts as lag, or hides it; that is why a
 row may be late by much more than clocks are off. An offset that appears at once is noticed: when our clock is set
 (its time of day moves on and the monotonic clock does not), lags are judged by the setting that makes sense of them.
+
+Where several replicas write to one store, what one of them does not hear another may: before a series is called
+silent, and now and then while it is, the store is asked for its newest row (unsure, told). A replica that hears nothing
+of a series that is stored all the same says nothing.
 """
 
 from __future__ import annotations
@@ -27,14 +31,14 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 import structlog
 
-from data_manager.domain.batch import Batch
-from data_manager.domain.columns import Mask
+from data_manager.domain.batch import Batch, empty, event_ms_of, joined
+from data_manager.domain.columns import Ints, Mask
 from data_manager.domain.dataset import Series, parse_series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import BadQuery, Corrupt
 from data_manager.domain.finding import Evidence, Finding, FindingKind, found
 from data_manager.domain.time import DAY_MS
-from data_manager.ports import Clock, MetaStore
+from data_manager.ports import Clock, MetaStore, SeriesStore
 from data_manager.services.watched import EVERYTHING, NO_LAG, Subject, Subjects, Times, Verdicts
 from data_manager.telemetry import Tally
 
@@ -45,6 +49,7 @@ _MINUTE_TURNS: Final = 60
 _LEFT_OPEN_MAX: Final = 20_000  # of a kind
 _STEP_MAX_S: Final = 2.0  # what is longer between two judgements, we did not listen
 _SET_MIN_MS: Final = 1_000  # so far apart in one step, the two clocks did not drift: one was set
+_ASKED_MAX: Final = 10  # series that the store is asked about in one go
 _AHEAD_MAX_MS: Final = 5_000  # rows do not come sooner before they happen: then it is our clock that is behind
 _log = structlog.get_logger(__name__)
 
@@ -68,11 +73,15 @@ class Watch:
         tally: Tally,
         report: Callable[[Sequence[Finding]], None],
         rules: Rules | None = None,
+        *,
+        shared: bool = False,
     ) -> None:
+        """shared: others write to the same store, so that it has to be asked before a series is called silent."""
         self._clock = clock
         self._tally = tally
         self._report = report
         self._rules = rules or Rules()
+        self._shared = shared
         self._subjects = Subjects(self._rules.silence_s, self._rules.subjects_max)
         self._verdicts = {kind: Verdicts(self._rules.turns) for kind in WATCHED}
         self._open: dict[tuple[FindingKind, Subject], list[Finding]] = {}
@@ -121,6 +130,25 @@ class Watch:
         for kind, verdicts in self._verdicts.items():
             self._tally.findings_open[kind.value] = int(verdicts.raised.sum())
         self._report(news)
+
+    def unsure(self, most: int) -> list[Series]:
+        """Series that are silent as far as we heard, and of which the store is to be asked: tell their answers."""
+        if not self._shared or self._away is not None:
+            return []
+        return self._subjects.to_ask(self._listened_s, self._verdicts[FindingKind.SILENCE].raised, most)
+
+    def told(self, series: Series, rows: Batch) -> None:
+        """What the store holds last of a series, whoever stored it: one row, some, or none."""
+        slot = self._subjects.slot_of(series)
+        if slot is None:
+            return
+        self._subjects.asked_s[slot] = self._listened_s
+        if len(rows):
+            received = rows.columns["received_ms"]
+            assert isinstance(received, Ints)
+            received_ms, event_ms = int(received.values.max()), int(event_ms_of(rows).max())
+            ago_s = max(self._clock.now_ms() - received_ms, 0) / 1_000
+            self._subjects.stored_elsewhere(slot, event_ms, received_ms, self._listened_s - ago_s)
 
     def series_facts(self) -> list[dict[str, str | int | None]]:
         """What is known of every series heard of since the start, sorted by id."""
@@ -182,6 +210,8 @@ class Watch:
         """Masks of what is silent and of what that is known of: with the bus away, only of everything."""
         subjects, away = self._subjects, self._away is not None
         silent, known = subjects.silent(self._listened_s), subjects.heard() & (not away)
+        if self._shared:
+            known &= ~subjects.unasked(silent)
         silent[subjects.everything], known[subjects.everything] = away, True
         return silent, known
 
@@ -240,9 +270,9 @@ class Watch:
 
 
 async def left_open(meta: MetaStore) -> list[Finding]:
-    """Findings of the watched kinds that nobody resolved, as far as they can be read. Raises Unavailable."""
+    """Findings of what is raised and resolved as it runs that nobody resolved, if readable. Raises Unavailable."""
     findings: list[Finding] = []
-    for kind in WATCHED:
+    for kind in (*WATCHED, FindingKind.MISLABELLED):
         try:
             page, _ = await meta.findings(limit=_LEFT_OPEN_MAX, kind=kind, open_only=True)
         except Corrupt as error:
@@ -250,6 +280,19 @@ async def left_open(meta: MetaStore) -> list[Finding]:
             continue
         findings += page
     return findings
+
+
+async def ask_about_silence(watch: Watch, store: SeriesStore) -> None:
+    """Tell the watch what the store holds last of the series it is unsure of. Raises Unavailable: then it stays so."""
+    for series in watch.unsure(_ASKED_MAX):
+        try:
+            rows = await store.last(series, 1)
+            if DATASETS[series.dataset].live is not None:
+                rows = joined([rows, await store.live(series)])
+        except Corrupt as error:
+            _log.error("its newest row cannot be read: it counts as we heard it", series=series.id, reason=str(error))
+            rows = empty(DATASETS[series.dataset], (series,))
+        watch.told(series, rows)
 
 
 def _subject(finding: Finding) -> Subject | None:

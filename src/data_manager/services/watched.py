@@ -15,6 +15,7 @@ from data_manager.domain.dataset import Dataset, Series
 from data_manager.domain.datasets import DATASETS
 
 NO_LAG: Final = np.iinfo(np.int64).max
+_AGAIN_S: Final = 10.0  # what is silent is asked about so often
 _log = structlog.get_logger(__name__)
 
 Times = NDArray[np.int64]
@@ -35,6 +36,7 @@ class Subjects:
         self._slots: dict[Subject, int] = {}
         self._full = False
         self.heard_s = np.empty(0)  # in listening time; -inf: not in this run
+        self.asked_s = np.empty(0)  # likewise: when the store was asked for its newest row; -inf: never
         self.limit_s = np.empty(0)  # silent after
         self.event_ms: Times = np.empty(0, np.int64)  # newest ever; -1: none
         self.received_ms: Times = np.empty(0, np.int64)  # newest of the last batch
@@ -76,7 +78,7 @@ class Subjects:
     def sum_streams(self) -> None:
         """A stream was heard when one of its series was, and is as fresh as the freshest."""
         n = len(self)
-        own = np.flatnonzero((self.stream[:n] >= 0) & (self.rows[:n] > 0))
+        own = np.flatnonzero((self.stream[:n] >= 0) & self.heard())
         streams = self.stream[own]
         summed = np.unique(streams)
         self.rows[summed], self.received_ms[summed] = 0, -1
@@ -92,9 +94,40 @@ class Subjects:
         return quiet
 
     def heard(self) -> Mask:
-        """Mask of those heard in this run."""
-        heard: Mask = self.rows[: len(self)] > 0
+        """Mask of those heard in this run, or known to have been stored by another replica."""
+        heard: Mask = self.heard_s[: len(self)] > -np.inf
         return heard
+
+    def unasked(self, silent: Mask) -> Mask:
+        """Of what is silent: the series that the store was not asked about since they are, and their streams."""
+        own = np.flatnonzero(silent & (self.stream[: len(self)] >= 0))
+        waiting = own[~self._asked(own)]
+        mask: Mask = np.zeros(len(self), np.bool_)
+        mask[waiting] = True
+        mask[self.stream[waiting]] = True
+        return mask
+
+    def to_ask(self, now_s: float, raised: Mask, most: int) -> list[Series]:
+        """Silent series to ask the store about, those first that it was asked about longest ago."""
+        ours = self.heard()
+        ours[: len(raised)] |= raised
+        own = np.flatnonzero(self.silent(now_s) & ours & (self.stream[: len(self)] >= 0))
+        due = own[~self._asked(own) | (now_s - self.asked_s[own] >= _AGAIN_S)]
+        first = due[np.argsort(self.asked_s[due], kind="stable")][:most]
+        return [name for name in map(self.names.__getitem__, first.tolist()) if isinstance(name, Series)]
+
+    def _asked(self, silent: Times) -> Mask:
+        """Of these slots, which are silent: whether the store was asked since they are."""
+        asked: Mask = self.asked_s[silent] > self.heard_s[silent] + self.limit_s[silent]
+        return asked
+
+    def stored_elsewhere(self, slot: int, event_ms: int, received_ms: int, at_s: float) -> None:
+        """A row of the store, received at_s by some replica; nothing when we know it, or a newer one."""
+        news = event_ms > self.event_ms[slot] if event_ms >= 0 else received_ms > self.received_ms[slot]
+        if news:
+            self.event_ms[slot] = max(event_ms, int(self.event_ms[slot]))
+            self.received_ms[slot] = max(received_ms, int(self.received_ms[slot]))
+            self.heard_s[slot] = max(at_s, float(self.heard_s[slot]))
 
     def forgive(self, silent: Mask, at_s: float) -> None:
         """Nothing could be heard for a while: all but these have as long as if they had been heard just now."""
@@ -154,7 +187,7 @@ class Subjects:
 
     def _grow(self, size: int) -> None:
         empty: Mapping[str, Any] = {
-            "heard_s": -np.inf, "limit_s": 0.0, "event_ms": -1, "received_ms": -1, "lag_ms": NO_LAG, "rows": 0,
+            "heard_s": -np.inf, "asked_s": -np.inf, "limit_s": 0.0, "event_ms": -1, "received_ms": -1, "lag_ms": NO_LAG, "rows": 0,
             "stream": -1,
         }  # fmt: skip
         for name, value in empty.items():

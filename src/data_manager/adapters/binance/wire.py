@@ -19,18 +19,21 @@ from data_manager.adapters.binance import wire_books as books
 from data_manager.adapters.binance import wire_precise as precise
 from data_manager.adapters.binance import wire_words as words
 from data_manager.adapters.binance.wire_words import Finish, Place
-from data_manager.domain.dataset import MARKETS, Dataset
+from data_manager.domain.dataset import MARKETS, Dataset, is_symbol
 from data_manager.domain.datasets import BY_EVENT
 from data_manager.domain.errors import BadSetting, Undecodable, UnknownKind
 from data_manager.domain.events import Event, Ignored, Outcome
 
-__all__ = ["DATASET_OF", "Decoder", "Ignored", "Outcome", "dataset_of", "trace_parent"]
+__all__ = ["DATASET_OF", "LABELLED", "Decoder", "Ignored", "Outcome", "dataset_of", "trace_parent"]
 
 MAX_BYTES = 1 << 20  # the venue's largest frame, all mark prices, has 133 KB
 MAX_ROWS = 5_000  # of one array; the venue's longest has about 750
 
 DATASET_OF: dict[type, Dataset] = {**BY_EVENT, **{kind: BY_EVENT[kind.__mro__[1]] for kind in words.EVENTS}}
 """The dataset of every class of event: the domain's own, and those the decoder hands out."""
+
+LABELLED: frozenset[type] = frozenset((words.WireLabelledBook,))
+"""Classes of events whose symbol was read off the label of a stream, not off the message."""
 
 
 def dataset_of(event: Event) -> Dataset:
@@ -45,7 +48,7 @@ class Decoder:
         if market not in MARKETS:
             raise BadSetting("MARKET", market, f"must be one of {' '.join(MARKETS)}")
         self._market = market
-        self._ours = lru_cache(maxsize=65_536)(partial(precise.belongs, market=market))
+        self._ours = lru_cache(maxsize=65_536)(partial(is_symbol, market=market))
         self._finish: dict[type, Finish] = {
             words.WireKline: words.finish_kline,
             words.WireMarkPrice: words.finish_mark_price,
@@ -54,6 +57,7 @@ class Decoder:
             words.WireDepthUpdate: partial(books.finish_depth_update, market=market),
             words.WireDepthText: partial(books.finish_depth_text, market=market),
             words.WireBook: books.finish_book,
+            words.WireLabelledBook: books.finish_labelled_book,
             words.WireSpotBookTicker: books.finish_spot_book_ticker,
         }  # the other kinds are events as they are
 
@@ -162,7 +166,7 @@ def _pair(row: Any, **more: tuple[Any, Any]) -> _Readers:
 
 _LABEL = (words.Label, "")
 _TAGGED = _pair(Union[(*words.QUICK, list[Raw])], label=_LABEL)  # every tagged kind names its own time
-_BOOK = _pair(words.WireBook, label=_LABEL, sent=(datetime | None, None))
+_BOOK = _pair(words.WireLabelledBook, label=_LABEL, sent=(datetime | None, None))
 _BOOK_TICKER = _pair(words.WireSpotBookTicker, label=_LABEL, sent=(datetime | None, None))
 
 

@@ -61,11 +61,15 @@ def finish_depth_text(update: Any, place: Place, *, market: str) -> Event | Reje
     return event
 
 
+def finish_labelled_book(book: Any, place: Place) -> Event | Rejected:
+    """A book without e and without a symbol: the publisher's spot partial book, or a REST answer. Its symbol is the
+    label's; without a label it stays empty, which no market takes."""
+    force_setattr(book, "symbol", label_symbol(place.label) or "")
+    return finish_book(book, place)
+
+
 def finish_book(book: Any, place: Place) -> Event | Rejected:
-    """A book without e: a spot partial book, or a REST answer. The label's symbol counts only where it names none;
-    without either the symbol stays empty, which no market takes."""
-    if not book.symbol:
-        force_setattr(book, "symbol", label_symbol(place.label) or "")
+    """A book without e that names its symbol."""
     _date(book, place)
     bids, asks = best_first(book.bids, book.asks)
     force_setattr(book, "bids", bids)

@@ -30,10 +30,12 @@ def read(row: Row, place: Place, market: str) -> Any:
     kind = kind_of(row, place)
     if isinstance(kind, (Ignored, Rejected)):
         return kind
+    if kind is words.WireBook and not row.keys() & {"s", "symbol"}:
+        kind = words.WireLabelledBook
     symbol = _symbol_of(row, kind, place)
     if not isinstance(symbol, str):
         return symbol
-    if not belongs(symbol, market):
+    if not is_symbol(symbol, market):
         return _stranger(row, kind, symbol, place, market)
     if kind is words.WireFundingRate and "e" in row and "E" not in row:
         return Invalid(place.path("E"), None, _RULES[events.Ms])  # without it nothing tells a settled rate from a guess
@@ -99,7 +101,9 @@ _BY_STREAM = {
     "depth": words.WireDepthUpdate, "bookticker": words.WireSpotBookTicker, "markprice": words.WireMarkPrice,
     "forceorder": words.WireForceOrder, "fundingrate": words.WireFundingRate,
 }  # fmt: skip
-_READERS = {kind: JsonDecoder(kind) for kind in {*_BY_E.values(), *_BY_STREAM.values(), words.WireBook}}
+_READERS = {
+    kind: JsonDecoder(kind) for kind in {*_BY_E.values(), *_BY_STREAM.values(), words.WireBook, words.WireLabelledBook}
+}
 
 
 def _reason(row: Row) -> str:
@@ -111,15 +115,6 @@ def _reason(row: Row) -> str:
 # --- whose it is
 
 
-@lru_cache(maxsize=65_536)
-def belongs(symbol: str, market: str) -> bool:
-    """Whether a symbol can be the market's. COIN-M contracts end in USD and a suffix; dated USDⓈ-M ones have a suffix
-    too (BTCUSDT_261225), so the suffix alone does not tell. Remembers its answers: ask of short texts only."""
-    pair, suffix, _ = symbol.partition("_")
-    coin_margined = bool(suffix) and pair.endswith("USD")
-    return coin_margined == (market == "cm") and is_symbol(symbol, market)
-
-
 def _symbol_of(row: Row, kind: Any, place: Place) -> str | Invalid:
     at = _SYMBOL_AT.get(kind, ("s",))
     for path in at:
@@ -129,7 +124,7 @@ def _symbol_of(row: Row, kind: Any, place: Place) -> str | Invalid:
             if symbol and len(symbol) <= _SYMBOL_MAX:
                 return symbol
             return Invalid(place.path(path), _shown(raw), _NO_SYMBOL)
-    from_label = label_symbol(place.label) if kind is words.WireBook else None
+    from_label = label_symbol(place.label) if kind is words.WireLabelledBook else None
     return from_label or Invalid(place.path(at[0]), None, "must name the symbol: nothing is stored without one")
 
 
@@ -144,7 +139,7 @@ _SYMBOL_AT = {
 
 def _stranger(row: Row, kind: Any, symbol: str, place: Place, market: str) -> Ignored | Invalid:
     """A symbol that is not the market's. On merged streams the row says so itself (st), and that is no error."""
-    homes = [other for other in MARKETS if belongs(symbol, other)]
+    homes = [other for other in MARKETS if is_symbol(symbol, other)]
     if _SAID.get(bytes(row.get("st", b""))) in homes:
         return Ignored("other_market")
     rule = f"is a symbol of {' or '.join(homes)}, and MARKET is {market}" if homes else _NO_SYMBOL
@@ -160,8 +155,9 @@ _NO_SYMBOL = "must be a symbol in capital letters, such as BTCUSDT, BTCUSDT_2612
 
 def _as_read(row: Row, kind: Any, symbol: str) -> Row:
     """The row in the spelling its struct reads."""
-    if kind is words.WireBook:
-        return {name: row[name] for name in kind.__struct_encode_fields__ if name in row} | {"s": Raw(encode(symbol))}
+    if kind in (words.WireBook, words.WireLabelledBook):
+        known = {name: row[name] for name in kind.__struct_encode_fields__ if name in row}
+        return known | {"s": Raw(encode(symbol))} if kind is words.WireBook else known
     if kind is words.WireFundingRate:
         return {name: row[letter] for letter, name in _FUNDING_LETTERS.items() if letter in row} | row
     tag = kind.__struct_config__.tag
@@ -178,7 +174,7 @@ def _blame(why: str, kind: Any, row: Row, place: Place) -> Invalid:
     path = _INDEX.sub("[]", ".".join(names))
     bare = [name.partition("[")[0] for name in names]
     raw = _dig(row, ".".join(bare))
-    return Invalid(place.path(path), None if raw is None else _shown(raw), _rule(kind, bare))
+    return Invalid(place.path(path), None if raw is None else _shown(raw), _rule(kind, tuple(bare)))
 
 
 _AT = re.compile(r" - at `\$(.*)`$")
@@ -186,7 +182,8 @@ _INDEX = re.compile(r"\[[^\]]*\]")
 _MISSING = re.compile(r"Object missing required field `([^`]+)`")
 
 
-def _rule(kind: Any, names: list[str]) -> str:
+@lru_cache(maxsize=1024)  # the names are those of structs
+def _rule(kind: Any, names: tuple[str, ...]) -> str:
     for name in names:
         kind = next((field.type for field in fields(kind) if field.encode_name == name), None)
     options = (kind, *get_args(kind))  # Number | None: the rule of the first that has one

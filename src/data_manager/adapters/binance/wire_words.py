@@ -134,9 +134,16 @@ WireDepthText = _reads(
 WireBook = _reads(
     events.Depth,
     {"symbol": "s", "update_id": "lastUpdateId", "event_ms": "E", "matched_ms": "T", "bids": "bids", "asks": "asks"},
-    strict=True,  # a book that says more than its levels (a symbol, say) deserves the closer look
-    symbol=(Symbol, ""), event_ms=(events.Ms | None, None), clock=_BY_US,
+    event_ms=(events.Ms | None, None), clock=_BY_US,
 )  # fmt: skip
+
+WireLabelledBook = _reads(
+    events.Depth,
+    {"update_id": "lastUpdateId", "event_ms": "E", "matched_ms": "T", "bids": "bids", "asks": "asks"},
+    strict=True,  # a book that says more than its levels (a symbol, say) deserves the closer look
+    symbol=_BY_US, event_ms=(events.Ms | None, None), clock=_BY_US,
+)  # fmt: skip
+"""A book that does not name its symbol: whose it is was read off the label of its stream, which may be wrong."""
 
 WireMarkPrice = _reads(
     events.MarkPrice,
@@ -182,8 +189,7 @@ QUICK = tuple(WireDepthText if kind is WireDepthUpdate else kind for kind in TAG
 
 EVENTS = (
     WireTrade, WireAggTrade, WireCandle, WireBookTicker, WireSpotBookTicker, WireDepthUpdate, WireDepthText, WireBook,
-    WireMarkPrice,
-    WireFundingRate, WireTicker, WireLiquidation,
+    WireLabelledBook, WireMarkPrice, WireFundingRate, WireTicker, WireLiquidation,
 )  # fmt: skip
 """Every class of event the decoder hands out, besides the domain's own."""
 

@@ -1,0 +1,202 @@
+"""What garbage costs: the real message mix with none, and with one piece of garbage for every hundred good messages.
+
+Both lie in streams of one nats-server and are drained in turn, round after round and each first in every other one, by
+ingest as the service runs it: decode, screen, store, dead letters into a SQLite file that is full already, log. Rates are
+good messages per second. CPU is what the whole process took (threads included) per good message; it is the steadier of
+the two figures on a machine that does other things as well.
+"""
+
+import argparse
+import asyncio
+import json
+import logging
+import random
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+import structlog
+import uvloop
+from _report import CAPTURES, payloads, table
+
+from data_manager.adapters.binance.wire import DATASET_OF, LABELLED, Decoder
+from data_manager.adapters.binance.wire_paths import path_of
+from data_manager.adapters.bus.connection import NatsAccess
+from data_manager.adapters.bus.nats_server import NatsServer
+from data_manager.adapters.bus.nats_stream import StreamOptions
+from data_manager.adapters.bus.opening import open_bus
+from data_manager.adapters.bus.publisher import open_publisher
+from data_manager.adapters.clock import SystemClock
+from data_manager.adapters.meta.sql import SqlMetaStore, open_meta
+from data_manager.adapters.store.embedded import EmbeddedStore
+from data_manager.ports import Bus, DeadLetter
+from data_manager.service.running import tune_interpreter
+from data_manager.services.buffer import Buffer, Limits
+from data_manager.services.dead_log import DeadLetterLog
+from data_manager.services.ingest import Ports, ingest
+from data_manager.services.labels import Labels
+from data_manager.services.screen import Screen
+from data_manager.telemetry import Tally
+
+_CLOCK = SystemClock()
+_LETTERS_MAX = 10_000
+
+
+def garbage(good: bytes, dice: random.Random) -> bytes:
+    """A piece of any sort: no JSON, cut off, wrong types, broken rules, absurd values, rather large."""
+    frame = json.loads(good)
+    data = frame["data"]
+    match dice.randrange(8):
+        case 0:
+            return b"\xff" + dice.randbytes(len(good))
+        case 1:
+            return good[: dice.randrange(1, len(good))]
+        case 2:
+            data["E"] = str(data.get("E"))
+        case 3:
+            data["s"] = "../../etc/passwd"
+        case 4:
+            data["E"] = data.get("E", 1) * 1_000
+        case 5:
+            data["e"] = "somethingElse"
+        case 6:
+            data |= {
+                "e": "trade",
+                "t": 1,
+                "T": 1_680_652_700_000,
+                "E": 1_680_652_700_000,
+                "p": "-1",
+                "q": "1",
+                "m": True,
+            }
+        case _:
+            data["note"] = "x" * dice.randrange(2_000) + "\ud800"
+            return json.dumps(frame).encode().replace(b"\\ud800", b"\xff")
+    return json.dumps(frame).encode()
+
+
+def poisoned(good: Sequence[bytes], dice: random.Random) -> list[bytes]:
+    """The same with one piece more after every hundred, somewhere among them."""
+    found: list[bytes] = []
+    for start in range(0, len(good), 100):
+        some = list(good[start : start + 100])
+        some.insert(dice.randrange(len(some) + 1), garbage(dice.choice(some), dice))
+        found += some
+    return found
+
+
+async def opened_bus(url: str, stream: str, durable: str) -> Bus:
+    """A connected bus on a consumer of that name, on a stream whose subject has the same name as itself."""
+    options = StreamOptions(stream=stream, durable=durable)
+    bus = open_bus(NatsAccess(urls=(url,)), stream.lower(), mode="jetstream", clock=_CLOCK, stream=options)
+    while not (await bus.state()).connected:
+        await asyncio.sleep(0.01)
+    return bus
+
+
+async def drain(url: str, stream: str, durable: str, count: int, meta: SqlMetaStore) -> tuple[float, float]:
+    """Seconds until all of it is in the store or among the dead letters, and the CPU seconds that took."""
+    bus = await opened_bus(url, stream, durable)
+    tally = Tally()
+    told = DeadLetterLog(lambda: meta.dead_evicted, _CLOCK)
+
+    async def keep_dead(letters: Sequence[DeadLetter]) -> None:
+        await meta.keep_dead(letters)
+        told.kept(letters)
+
+    async def watch() -> None:
+        while tally.total_received() - tally.in_flight < count:
+            await asyncio.sleep(0.005)
+        bus.stop()
+
+    with tempfile.TemporaryDirectory() as folder:
+        store = EmbeddedStore(Path(folder), 128 << 20)
+        watching = asyncio.create_task(watch())
+        started, worked = time.perf_counter(), time.process_time()
+        screen = Screen(Labels("um", LABELLED, _CLOCK))
+        ports = Ports(bus, Decoder("um"), store.append, keep_dead, _CLOCK, screen=screen, path_of=path_of)
+        await ingest(ports, Buffer("um", DATASET_OF, tally, Limits()))
+        took = time.perf_counter() - started, time.process_time() - worked
+        await watching
+        await store.close()
+    await bus.close()
+    assert tally.missing() == 0
+    assert tally.total_received() == count
+    return took
+
+
+async def full_meta(folder: Path) -> SqlMetaStore:
+    """A metadata store in which every new dead letter makes an old one leave."""
+    meta = await open_meta(f"sqlite:///{folder}/meta.db", dead_letters_max=_LETTERS_MAX)
+    for start in range(0, _LETTERS_MAX, 1_000):
+        await meta.keep_dead([_letter(start + number) for number in range(1_000)])
+    return meta
+
+
+def _letter(number: int) -> DeadLetter:
+    payload = b"%d" % number + b" " * 300
+    return DeadLetter(
+        received_ms=number, subject="poison", reason="undecodable", field=None, message="not JSON", payload=payload
+    )
+
+
+async def measure(most: int, rounds: int) -> None:
+    """The table."""
+    good = payloads(CAPTURES, most)
+    streams = {"CLEAN": good, "POISON": poisoned(good, random.Random(1))}
+    with tempfile.TemporaryDirectory() as folder:
+        server = NatsServer(Path(folder) / "nats", port=0)
+        await server.start()
+        meta = await full_meta(Path(folder))
+        for stream, messages in streams.items():
+            await (await opened_bus(server.url, stream, "first")).close()  # makes the stream
+            async with open_publisher(NatsAccess(urls=(server.url,)), stream.lower()) as publisher:
+                await publisher.publish(messages)
+                await publisher.confirm()
+        heads = (
+            "JetStream to durable",
+            "clean msg/s",
+            "1 % garbage",
+            "cost",
+            "clean CPU µs",
+            "1 % garbage",
+            "cost",
+            "target",
+        )
+        with table(f"{len(good):,} good messages", *heads) as rows:
+            found: list[tuple[float, ...]] = []
+            for number in range(rounds):
+                order = list(streams) if number % 2 == 0 else list(streams)[::-1]
+                took = {s: await drain(server.url, s, f"round{number}", len(streams[s]), meta) for s in order}
+                found.append(
+                    tuple(len(good) / took[s][0] for s in streams)
+                    + tuple(1e6 * took[s][1] / len(good) for s in streams)
+                )
+                rows.append(_row(f"round {number + 1}", *found[-1], ""))
+            columns = list(zip(*found, strict=True))
+            rows.append(_row("best", *map(max, columns[:2]), *map(min, columns[2:]), ""))
+            rows.append(_row("median", *map(median, columns), "a few %"))
+        await meta.close()
+        await server.stop()
+
+
+def _row(name: str, clean: float, dirty: float, clean_us: float, dirty_us: float, target: str) -> tuple[str, ...]:
+    rates = (f"{clean:,.0f}", f"{dirty:,.0f}", f"{100 * (1 - dirty / clean):.1f} %")
+    return (name, *rates, f"{clean_us:.1f}", f"{dirty_us:.1f}", f"{100 * (dirty_us / clean_us - 1):.1f} %", target)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--messages", type=int, default=100_000)
+    parser.add_argument("--rounds", type=int, default=8)
+    args = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    tune_interpreter()
+    uvloop.run(measure(args.messages, args.rounds))
+
+
+if __name__ == "__main__":
+    main()

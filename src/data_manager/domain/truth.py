@@ -1,0 +1,52 @@
+"""What the audits know of one series, as it is kept: coverage, holes, flaws, and how far they came."""
+
+from msgspec import Struct
+
+from data_manager.domain.condition import Flaw
+from data_manager.domain.coverage import Audited
+from data_manager.domain.ledger import LedgerEntry
+
+
+class Mark(Struct, frozen=True, kw_only=True):
+    """How far the audits of a series came, and where the next one goes on.
+
+    It reads rows with anchor_key and above and judges instants from from_ms on; None: it begins at the first row.
+    rows_before: what the extent counted, less the rows read from anchor_key on. When that differs at the next audit,
+    rows came or went further back, and all has to be looked at again.
+    """
+
+    looked_ms: int  # when the last audit looked
+    swept_ms: int  # when the last one that looked at everything began
+    until_ms: int | None = None  # what lies before it was judged
+    from_ms: int | None = None
+    anchor_key: int | None = None
+    rows_before: int = 0
+
+
+class SeriesTruth(Struct, frozen=True, kw_only=True):
+    """All of one series. version: one more at each change, 0 when nothing was ever entered.
+
+    Coverage and holes are disjoint and in order of time; holes are live and healed ones.
+    """
+
+    series: str
+    version: int = 0
+    mark: Mark | None = None
+    coverage: tuple[Audited, ...] = ()
+    flaws: tuple[Flaw, ...] = ()
+    holes: tuple[LedgerEntry, ...] = ()
+
+
+class TruthChange(Struct, frozen=True, kw_only=True):
+    """What an audit changes. version: the one it started from; where another came first nothing is entered.
+
+    entries: entries of the ledger that are new or differ; absorbed: ids of entries that are no more.
+    """
+
+    series: str
+    version: int
+    mark: Mark
+    coverage: tuple[Audited, ...]
+    flaws: tuple[Flaw, ...] = ()
+    entries: tuple[LedgerEntry, ...] = ()
+    absorbed: tuple[str, ...] = ()
