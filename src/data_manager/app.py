@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from data_manager.adapters.mongo.access import MongoAccess
     from data_manager.service.ingesting import Ingesting
     from data_manager.service.running import Parts, Role, Service
+    from data_manager.services.databases import Databases
     from data_manager.services.dropping import Losses
     from data_manager.services.replay import ReplayProgress, ReplayReport
     from data_manager.services.reporting import Reporter
@@ -81,7 +82,7 @@ async def _open(settings: Settings, stack: AsyncExitStack, role: Role, *, own_se
     metrics = telemetry.TallyMetrics(tally)
     ingesting = None
     if ingests:
-        ingesting = await _open_ingesting(settings, stack, store, meta, reporter, tally, metrics, server)
+        ingesting = await _open_ingesting(settings, stack, store, meta, reporter, tally, metrics, databases, server)
     return Parts(role, store, meta, reporter, tally, metrics, databases, ingesting, working)
 
 
@@ -109,14 +110,19 @@ async def _open_rows(settings: Settings, *, writes: bool) -> SeriesStore:
 async def _open_metadata(settings: Settings) -> MetadataStore:
     """The metadata store. A server may come up after us; a file has to be there."""
     from data_manager.adapters.late import LateMetadataStore
+    from data_manager.adapters.meta.failures import Refused
     from data_manager.adapters.meta.sql import open_meta
 
     async def open_it() -> MetadataStore:
-        return await open_meta(
-            settings.metadata_url,
-            dead_letters_max=settings.dead_letters_max,
-            dead_bytes_max=settings.dead_letters_bytes_max,
-        )
+        try:
+            return await open_meta(
+                settings.metadata_url,
+                dead_letters_max=settings.dead_letters_max,
+                dead_bytes_max=settings.dead_letters_bytes_max,
+            )
+        except Refused as error:  # it answers, and says no: to wait for it would mend nothing
+            name = "META_URL" if settings.meta_url else "MYSQL_URI" if settings.mysql_uri else "MYSQL_HOST"
+            raise BadSetting(name, "***", str(error)) from error
 
     if settings.metadata_kind != "sqlite":
         return LateMetadataStore("metadata database", open_it)
@@ -142,6 +148,7 @@ async def _open_ingesting(
     reporter: Reporter,
     tally: telemetry.Tally,
     metrics: telemetry.TallyMetrics,
+    databases: Databases,
     server: NatsServer | None,
 ) -> Ingesting:
     from data_manager.adapters.binance.wire import DATASET_OF, Decoder
@@ -175,7 +182,7 @@ async def _open_ingesting(
         ),
     )
     stack.push_async_callback(bus.close)
-    return Ingesting(settings, store, meta, bus, losses, reporter, tally, metrics, server)
+    return Ingesting(settings, store, meta, bus, losses, reporter, tally, metrics, databases, server)
 
 
 async def _resume(losses: Losses, store: SeriesStore) -> int | None:

@@ -34,6 +34,9 @@ class RowsDatabase(Database):
     index_bytes: int | None
     used_bytes: Annotated[int | None, Field(description="What is compared with bytes_max.")]
     bytes_max: Annotated[int | None, Field(description="STORE_BYTES_MAX; null: no bound.")]
+    shed: Annotated[
+        list[str] | None, Field(description="Datasets let go for want of room; null where this process stores nothing.")
+    ]
     days_to_full: Annotated[float | None, Field(description="At the growth of the last week.")]
 
 

@@ -1,6 +1,7 @@
 """Figures of a running service beside those of ingest: the lease, the circuit breakers, how full the store is."""
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
@@ -8,6 +9,7 @@ from data_manager.adapters.resilience import Breaker
 from data_manager.services.databases import Databases
 from data_manager.services.lease import LeaseStatus
 from data_manager.services.periodic import LoopLag
+from data_manager.services.shedding import ORDER
 
 
 def of_breakers(breakers: Iterable[Breaker]) -> Iterator[Metric]:
@@ -42,6 +44,23 @@ def of_lease(lease: Callable[[], LeaseStatus]) -> Iterator[Metric]:
     )
     yield CounterMetricFamily("data_manager_lease_taken", "So often this process became leader.", now.taken)
     yield CounterMetricFamily("data_manager_lease_lost", "So often it lost the lease before giving it back.", now.lost)
+
+
+class Sheds(Protocol):
+    """Who stores rows, and what it lets go."""
+
+    @property
+    def shed(self) -> frozenset[str]:
+        """Names of datasets."""
+        ...
+
+
+def of_shedding(ingesting: Sheds) -> Iterator[Metric]:
+    """1 for each dataset that is let go for want of room."""
+    shed = GaugeMetricFamily("data_manager_shed", "1 while a dataset is let go for want of room.", labels=["dataset"])
+    for name in ORDER:
+        shed.add_metric([name], int(name in ingesting.shed))
+    yield shed
 
 
 def of_databases(databases: Databases) -> Iterator[Metric]:

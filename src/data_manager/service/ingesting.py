@@ -18,12 +18,14 @@ from data_manager.domain.finding import FindingKind
 from data_manager.ports import Bus, BusState, DeadLetter, MetaStore, SeriesStore
 from data_manager.service.again import Again
 from data_manager.services.buffer import Buffer, Limits
+from data_manager.services.databases import Databases
 from data_manager.services.dead_log import DeadLetterLog
 from data_manager.services.dropping import Losses
 from data_manager.services.ingest import Ports, ingest
 from data_manager.services.labels import Labels
 from data_manager.services.reporting import Reporter
 from data_manager.services.screen import Screen
+from data_manager.services.shedding import Shedding
 from data_manager.services.status import IngestStatus
 from data_manager.services.watch import Watch, ask_about_silence, left_open
 from data_manager.settings import Settings
@@ -50,6 +52,7 @@ class Ingesting:
         reporter: Reporter,
         tally: Tally,
         metrics: TallyMetrics,
+        databases: Databases,
         server: NatsServer | None,
     ) -> None:
         self.tally = tally
@@ -65,6 +68,8 @@ class Ingesting:
         self._labels = Labels(settings.market, LABELLED, CLOCK, tolerance=settings.book_label_tolerance_percent / 100)
         self._stopping = False
         self._dead_log = DeadLetterLog(lambda: tally.dead_evicted, CLOCK)
+        self._databases = databases
+        self._shedding = Shedding(settings.store_bytes_max, losses.shed)
         self._status = IngestStatus(tally, self._watch, CLOCK)
         self._store_breaker = Breaker("store")
         self._meta_breaker = Breaker("metadata")
@@ -84,6 +89,7 @@ class Ingesting:
             let_go=self._losses.note,
             screen=Screen(self._labels),
             path_of=path_of,
+            shed=self._shedding.take,
         )
         await ingest(ports, Buffer(settings.market, DATASET_OF, self.tally, limits))
 
@@ -146,6 +152,11 @@ class Ingesting:
         """The body of GET /health/ingest."""
         return self._status.facts(self._metrics.bus)
 
+    @property
+    def shed(self) -> frozenset[str]:
+        """Datasets that are let go for want of room in the store."""
+        return self._shedding.names
+
     def last_findings(self) -> None:
         """What was let go and not told yet, to the reporter."""
         self._reporter.report([*self._losses.findings(), *self._labels.findings()])
@@ -153,6 +164,7 @@ class Ingesting:
         self._dead_log.tell(everything=self._stopping)
 
     async def _look_at_streams(self) -> None:
+        self._shedding.look(self._databases.sizes)
         self.last_findings()
         bus = self._metrics.bus
         self._watch.judge(None if bus is None or bus.connected else bus.reason or "not connected")

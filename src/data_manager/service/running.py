@@ -43,7 +43,7 @@ from data_manager.settings import Settings
 CLOCK = SystemClock()
 Role = Literal["all", "ingest", "work", "api"]
 _FINDINGS_S = 1.0
-_SIZES_S = 30.0
+_SIZES_S = 10.0
 _LAST_WORDS_S = 1.0  # for findings, after the last row is stored
 _log = structlog.get_logger(__name__)
 
@@ -77,6 +77,7 @@ class Service:
         yield partial(figures.of_loop, self._loop_lag)
         yield partial(figures.of_databases, parts.databases)
         if parts.ingesting is not None:
+            yield partial(figures.of_shedding, parts.ingesting)
             yield partial(figures.of_breakers, parts.ingesting.breakers)
         if parts.working is not None:
             yield partial(figures.of_lease, parts.working.lease)
@@ -144,7 +145,7 @@ class Service:
                 readiness=self.readiness,
                 registry=registry,
                 ingest=self._ingest_facts,
-                databases=self.parts.databases.facts,
+                databases=self._database_facts,
                 connections=self._connection_facts,
                 reads=self.settings.enable_api and self.parts.role in ("all", "api"),
             )
@@ -180,6 +181,13 @@ class Service:
         if self.parts.ingesting is None:
             raise NotFound(f"this process does not ingest: its role is {self.parts.role}")
         return await self.parts.ingesting.facts()
+
+    async def _database_facts(self) -> dict[str, Any]:
+        """The body of GET /health/databases, but for its time."""
+        facts = await self.parts.databases.facts()
+        ingesting = self.parts.ingesting
+        facts["databases"]["rows"]["shed"] = None if ingesting is None else sorted(ingesting.shed)
+        return facts
 
     async def _connection_facts(self) -> dict[str, Any]:
         """The body of GET /health/connections, but for its time."""

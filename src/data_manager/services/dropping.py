@@ -18,11 +18,15 @@ from data_manager.domain.events import Event, Outcome
 from data_manager.domain.finding import Finding, FindingKind, found
 from data_manager.ports import Clock, Delivery, Dropped, Extent
 from data_manager.services.absence import Absences, Gap
+from data_manager.services.buffer import Rows
 
 _SERIES_MAX: Final = 10_000  # that lose events at the same time; those beyond share a finding without a series
 _QUIET_TURNS: Final = 10  # so often nothing more was let go: what comes next is another finding
 
-_Key = tuple[Dataset, str, str | None] | None  # dataset, symbol and interval; None: nobody knows
+_Named = tuple[Dataset, str, str | None] | None  # dataset, symbol and interval; None: nobody knows
+_Key = tuple[_Named, str]  # and why
+_OVERFLOW: Final = "overflow"
+_SHED: Final = "shed"
 
 
 class Losses:
@@ -66,6 +70,12 @@ class Losses:
             elif isinstance(outcome, Rejected):
                 self._count(None, delivery.received_ms, delivery)
 
+    def shed(self, dataset: Dataset, rows: Rows) -> None:
+        """These were let go because the store is about to be full."""
+        for event, delivery in zip(rows.events, rows.deliveries, strict=True):
+            interval = event.interval if dataset.has_interval else None
+            self._count((dataset, event.symbol, interval), _time_ms(dataset, event), delivery, _SHED)
+
     def note(self, drops: Sequence[Dropped]) -> None:
         """The bus reports these; those it showed to let_go are known better already."""
         for drop in drops:
@@ -95,10 +105,11 @@ class Losses:
         count = earlier.count + drop.count - drop.shown
         return Dropped(count, drop.first_ms, max(earlier.last_ms, drop.last_ms), drop.why)
 
-    def _count(self, key: _Key, time_ms: int, delivery: Delivery) -> None:
+    def _count(self, named: _Named, time_ms: int, delivery: Delivery, why: str = _OVERFLOW) -> None:
+        key = (named, why)
         loss = self._losses.get(key)
-        if loss is None and key is not None and len(self._losses) >= _SERIES_MAX:
-            self._count(None, delivery.received_ms, delivery)
+        if loss is None and named is not None and len(self._losses) >= _SERIES_MAX:
+            self._count(None, delivery.received_ms, delivery, why)
             return
         if loss is not None and loss.told and time_ms < loss.start_ms:  # the start names a finding: it cannot move
             if loss.grown:
@@ -109,9 +120,10 @@ class Losses:
         loss.add(time_ms, delivery.received_ms)
 
     def _finding(self, key: _Key, loss: _Loss) -> Finding:
-        dataset, symbol, interval = key or (None, "", None)
+        named, why = key
+        dataset, symbol, interval = named or (None, "", None)
         return found(
-            FindingKind.DROPPED,
+            FindingKind.SHED if why == _SHED else FindingKind.DROPPED,
             series=None if dataset is None else Series(self._market, dataset.name, symbol, interval).id,
             stream=None if dataset is None else dataset.wire,
             severity="critical",
@@ -121,7 +133,7 @@ class Losses:
                 "events": loss.events,
                 "first_received_ms": loss.first_received_ms,
                 "last_received_ms": loss.last_received_ms,
-                "why": "overflow",
+                "why": why,
             },
             found_ms=self._clock.now_ms(),
         )

@@ -12,7 +12,7 @@ on its way, what comes next is decoded into the buffer; when that is full too, n
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -37,6 +37,7 @@ Decode = Callable[[bytes, int], Sequence[Outcome]]
 Append = Callable[[Batch], Awaitable[Receipt]]
 Screen = Callable[[Mapping[Dataset, Rows]], Iterable[tuple[Dataset, Sequence[Refused]]]]
 PathOf = Callable[[Event, str, bytes], str]
+Shed = Callable[[MutableMapping[Dataset, Rows]], Iterable[tuple[Dataset, Rows]]]
 
 
 def _unheard(_: object) -> None:
@@ -45,6 +46,11 @@ def _unheard(_: object) -> None:
 
 def _all_pass(_: Mapping[Dataset, Rows]) -> Iterable[tuple[Dataset, Sequence[Refused]]]:
     """Nothing is taken out."""
+    return ()
+
+
+def _all_kept(_: MutableMapping[Dataset, Rows]) -> Iterable[tuple[Dataset, Rows]]:
+    """Nothing is let go."""
     return ()
 
 
@@ -58,6 +64,7 @@ class Ports(NamedTuple):
 
     saw is told of every batch that was stored, let_go of what the bus had to drop. Both return at once. screen names
     what must not be stored although it decoded well, path_of the place in the payload that a column was read from.
+    shed takes out of a flush what is let go for want of room in the store.
     """
 
     bus: Bus
@@ -69,6 +76,7 @@ class Ports(NamedTuple):
     let_go: Callable[[Sequence[Dropped]], None] = _unheard
     screen: Screen = _all_pass
     path_of: PathOf = _as_we_say
+    shed: Shed = _all_kept
 
 
 async def ingest(ports: Ports, buffer: Buffer) -> None:
@@ -157,6 +165,8 @@ async def flush(ports: Ports, buffer: Buffer, burying: Burying) -> None:
     """Append what waits, hand over the dead, then ack what has none: the others are acknowledged with their dead."""
     held = buffer.take()
     started = ports.clock.monotonic_s()
+    for dataset, rows in ports.shed(held.rows):
+        _count_shed(buffer.tally, dataset, len(rows.events))
     for dataset, refused in ports.screen(held.rows):
         _refuse(ports, buffer.tally, held, dataset, refused)
         held.rows[dataset].without({one.position for one in refused})
@@ -184,6 +194,12 @@ def _packed(ports: Ports, buffer: Buffer, held: Held, dataset: Dataset, rows: Ro
     packed = pack(dataset, buffer.market, rows.events, rows.received_ms, STREAM)
     _refuse(ports, buffer.tally, held, dataset, packed.refused)
     return _Part(dataset, rows, packed, frozenset(refused.position for refused in packed.refused))
+
+
+def _count_shed(tally: Tally, dataset: Dataset, events: int) -> None:
+    tally.received[dataset.wire] -= events  # dropped events are received ones too, counted there alone
+    tally.in_flight -= events
+    tally.dropped += events
 
 
 def _refuse(ports: Ports, tally: Tally, held: Held, dataset: Dataset, refused: Sequence[Refused]) -> None:

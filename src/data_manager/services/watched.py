@@ -187,8 +187,8 @@ class Subjects:
 
     def _grow(self, size: int) -> None:
         empty: Mapping[str, Any] = {
-            "heard_s": -np.inf, "asked_s": -np.inf, "limit_s": 0.0, "event_ms": -1, "received_ms": -1, "lag_ms": NO_LAG, "rows": 0,
-            "stream": -1,
+            "heard_s": -np.inf, "asked_s": -np.inf, "limit_s": 0.0, "event_ms": -1, "received_ms": -1, "lag_ms": NO_LAG,
+            "rows": 0, "stream": -1,
         }  # fmt: skip
         for name, value in empty.items():
             held = getattr(self, name)
