@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,23 +12,25 @@ from nats.errors import Error as NatsError
 
 from data_manager.adapters.bus.nats_server import NatsServer
 from tests.conftest import eventually
+from tests.faults.conftest import FULL, Told
 from tests.servers import free_port, own_server
 from tests.service import Service, connected, drained, publish, running
 from tests.truth import Line, lines_of, paths_of, rows_of
 
-KILLS = 5
+KILLS = 10 if FULL else 3
+ROUNDS = 5 if FULL else 1  # of both killed at once, in either order
 QUICKLY: dict[str, Any] = {"nats_ack_wait_s": 2, "message_queue_size": 4_000, "max_batch_size": 500}
 """What was in flight comes again after 2 s instead of 30, and there are many flushes to be killed in."""
 
 
 @pytest.fixture(scope="module")
 def lines(recordings: Path) -> list[Line]:
-    """2021-07-22, 2023-04-04 and 2023-04-05_part1: 44,893 messages."""
-    names = ("2021-07-22_sushi-akro-keep-ctk", "2023-04-04_btcusdt", "2023-04-05_btcusdt_part1")
-    return list(lines_of(*paths_of(recordings, "um", names)))
+    """44,893 messages, and 74,654 more in the full run."""
+    names = ("2021-07-22_sushi-akro-keep-ctk", "2023-04-04_btcusdt", "2023-04-05_btcusdt_part1", "2024-08-08_ethusdt")
+    return list(lines_of(*paths_of(recordings, "um", names if FULL else names[:-1])))
 
 
-async def test_the_service_killed_again_and_again(tmp_path: Path, lines: list[Line]) -> None:
+async def test_the_service_killed_again_and_again(tmp_path: Path, lines: list[Line], told: Told) -> None:
     dice = random.Random(seed := 9)
     async with own_server(tmp_path / "nats") as server:
         service = Service(tmp_path / "service", nats_url=server.url, **QUICKLY)
@@ -43,13 +46,16 @@ async def test_the_service_killed_again_and_again(tmp_path: Path, lines: list[Li
                 await service.start(ready=False)
             await publishing
             await drained(client, service)
-            service.figures().require_law()
+            figures = service.figures()
+            told(kills=KILLS, rows=len(lines), duplicates_of_the_last_life=figures.of("rows_duplicate_total"))
+            figures.require_law()
             await service.require(rows_of(lines))
             assert await service.stop() < 5.0
 
 
-async def test_the_buss_server_killed_again_and_again(tmp_path: Path, lines: list[Line]) -> None:
+async def test_the_buss_server_killed_again_and_again(tmp_path: Path, lines: list[Line], told: Told) -> None:
     dice = random.Random(seed := 10)
+    recoveries = []
     async with own_server(tmp_path / "nats") as server:
         service = Service(tmp_path / "service", nats_url=server.url, **QUICKLY)
         publisher = Publisher(server, service, [line.message for line in lines])
@@ -63,13 +69,74 @@ async def test_the_buss_server_killed_again_and_again(tmp_path: Path, lines: lis
                     )
                     await server.kill()
                 await server.start()
+                recoveries.append(await seconds_until_ready(service))
             await publisher.finish()
             figures = service.figures()
+            duplicates = figures.of("rows_duplicate_total")
+            told(kills=KILLS, rows=len(lines), duplicates=duplicates, seconds_to_reconnect=max(recoveries))
             figures.require_law()
             assert figures.of("rows_new_total") == sum(map(len, rows_of(lines).values()))
             await eventually(lambda: service.figures().of("nats_reconnections_total") == KILLS, what="the metric")
             await service.require(rows_of(lines))
             assert await service.stop() < 5.0
+
+
+@pytest.mark.parametrize("first", ["service", "server"])
+async def test_both_killed_at_once_and_started_in_either_order(
+    tmp_path: Path, lines: list[Line], told: Told, first: str
+) -> None:
+    """The publisher goes on as soon as there is a server. A service that starts first waits, and says for what."""
+    dice = random.Random(seed := 11)
+    lines = lines[: 8_000 * ROUNDS]
+    recoveries = []
+    async with own_server(tmp_path / "nats") as server:
+        service = Service(tmp_path / "service", nats_url=server.url, **QUICKLY)
+        publisher = Publisher(server, service, [line.message for line in lines])
+        async with running(service):
+            for _ in range(ROUNDS):
+                enough = service.figures().of("rows_new_total") + dice.randrange(200, 3_000)
+                async with publisher:
+                    await eventually(
+                        lambda enough=enough: service.figures().of("rows_new_total") >= enough,
+                        what=f"seed {seed}",
+                    )
+                    await asyncio.gather(service.kill(), server.kill())
+                if first == "service":
+                    await service.start(ready=False)
+                    require_waits_for_the_bus(service)
+                    await server.start()
+                else:
+                    await server.start()
+                    await service.start(ready=False)
+                recoveries.append(await seconds_until_ready(service))
+            await publisher.finish()
+            figures = service.figures()
+            duplicates = figures.of("rows_duplicate_total")
+            told(
+                kills=ROUNDS,
+                rows=len(lines),
+                duplicates_of_the_last_life=duplicates,
+                seconds_to_recover=max(recoveries),
+            )
+            figures.require_law()
+            await service.require(rows_of(lines))
+            assert await service.stop() < 5.0
+
+
+async def seconds_until_ready(service: Service) -> float:
+    """From now; without a human."""
+    started = time.monotonic()
+    await eventually(lambda: service.get("/health/readiness").status_code == 200, what="ready by itself")
+    return time.monotonic() - started
+
+
+def require_waits_for_the_bus(service: Service) -> None:
+    """It lives, is not ready, and says why."""
+    assert service.get("/health/liveness").status_code == 200
+    answer = service.get("/health/readiness")
+    assert answer.status_code == 503
+    [reason] = answer.json()["reasons"]
+    assert reason.startswith("nats: ")
 
 
 class Publisher:
@@ -114,7 +181,9 @@ class Publisher:
                 await asyncio.sleep(0.05)
 
 
-async def test_everything_on_one_machine_killed_and_started_again_at_once(tmp_path: Path, lines: list[Line]) -> None:
+async def test_everything_on_one_machine_killed_and_started_again_at_once(
+    tmp_path: Path, lines: list[Line], told: Told
+) -> None:
     """`run` with its own nats-server: the kernel ends the server with it, and the next start finds its streams."""
     port = free_port()
     service = Service(tmp_path, command="run", nats_own_port=port, **QUICKLY)
@@ -123,7 +192,9 @@ async def test_everything_on_one_machine_killed_and_started_again_at_once(tmp_pa
         async with connected(url) as client:
             await publish(client, service.subject, [line.message for line in lines[:20_000]])
         await service.kill()
+        started = time.monotonic()
         await service.start()
+        told(kills=1, rows=len(lines), seconds_to_recover=time.monotonic() - started)
         async with connected(url) as client:
             await publish(client, service.subject, [line.message for line in lines[20_000:]])
             await drained(client, service)

@@ -28,6 +28,7 @@ _PING_S: Final = 10  # two unanswered ones end the connection
 _BACKOFF_FIRST_S: Final = 0.1
 _CLOSE_S: Final = 2.0  # a frozen server may not keep us longer than this
 _TURN_S: Final = 0.001
+_FLUSH_S: Final = 10  # nats-py's own default
 
 _log = structlog.get_logger(__name__)
 
@@ -73,11 +74,20 @@ class Arrived(Struct, gc=False):
 
 
 class LeanClient(Client):
-    """nats-py's client with the cheaper message (0.5 to 1 µs less for each)."""
+    """nats-py's client with the cheaper message (0.5 to 1 µs less for each), and a flush that keeps its place.
+
+    nats-py writes the PING of a flush ahead of what still waits in its buffer. Its own drain of a subscription relies
+    on the order, forgets the subscription at the PONG, and loses what the server sent before it read the UNSUB.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.ended = asyncio.Event()
+
+    async def flush(self, timeout: int = _FLUSH_S) -> None:
+        """See Client; the PING goes out after everything that was sent before."""
+        await _written(self)
+        await super().flush(timeout)
 
     async def _close(self, status: int, do_cbs: bool = True) -> None:
         """nats-py's own, which calls nobody back when the last write of a broken connection fails."""
@@ -236,12 +246,17 @@ async def opened(
 async def flush(client: Client, within_s: float) -> None:
     """Return when the server has read all that we sent. Raises TimeoutError, or the driver's error.
 
-    nats-py's own flush() writes its PING ahead of what still waits in its buffer: that has to be gone first.
+    Any client of nats-py will do, also one whose own flush() writes its PING ahead of what still waits in its buffer.
     """
     async with asyncio.timeout(within_s):
-        while client.pending_data_size > 0 and not client.is_closed:  # noqa: ASYNC110 - nats-py has no event for it
-            await asyncio.sleep(_TURN_S)
+        await _written(client)
         await client.flush()
+
+
+async def _written(client: Client) -> None:
+    """Return when nothing waits in the client's buffer."""
+    while client.pending_data_size > 0 and not client.is_closed:  # noqa: ASYNC110 - nats-py has no event for it
+        await asyncio.sleep(_TURN_S)
 
 
 async def _shut(client: Client) -> None:

@@ -67,22 +67,24 @@ class Lane(asyncio.Future[Any]):
         lane._subscription = await client.subscribe(f"{lane._inbox}.*", future=lane)
         return lane
 
-    async def ask(self, rows: int, size: int) -> None:
-        """Send a request. Each has its own reply subject, so that a late word about an old one is known as such."""
+    async def ask(self, rows: int, size: int, *, within_s: float | None = None) -> None:
+        """Send a request, open until it is filled or for a minute, or within_s, and then without heartbeats.
+
+        Each has its own reply subject, so that a late word about an old one is known as such.
+        """
         self._request += 1
         self._silent = 0
         bound = {"batch": 1} if self._giant else {"batch": rows, "max_bytes": size}
         self._giant = False
         self.left = self._asked = bound["batch"]
         self.bytes_left = size
-        body = bound | {"expires": int(_EXPIRES_S * 1e9), "idle_heartbeat": int(self._heartbeat_s * 1e9)}
-        await self._client.publish(self._next, msgspec.json.encode(body), reply=f"{self._inbox}.{self._request}")
+        bound["expires"] = int((within_s or _EXPIRES_S) * 1e9)
+        if within_s is None:
+            bound["idle_heartbeat"] = int(self._heartbeat_s * 1e9)
+        await self._client.publish(self._next, msgspec.json.encode(bound), reply=f"{self._inbox}.{self._request}")
 
     async def drain(self) -> None:
-        """Unsubscribe and collect what the server had sent by then.
-
-        nats-py forgets a subscription a moment before the server does: what comes in that moment comes again.
-        """
+        """Unsubscribe and collect what the server had sent by then: the server reads the UNSUB before it says so."""
         if self._subscription is not None:
             await self._subscription.drain()  # type: ignore[no-untyped-call]  # nats-py annotates only some methods
 

@@ -14,8 +14,8 @@ replica still holds.
 """
 
 import asyncio
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
 
 import structlog
 from nats.aio.client import Client
@@ -32,6 +32,9 @@ from data_manager.ports import BusState, Clock, Delivery, Dropped
 _LANES: Final = 2
 _OVERHEAD_BYTES: Final = 4_096  # subject, reply and headers, which the server counts too
 _STATE_S: Final = 2.0
+_OWED_S: Final = 1.0
+_ASKED_AGAIN: Final = 3
+_AGAIN_S: Final = 0.1  # what is owed is there: this is only waited for when it is owed by somebody else
 _ACKS_PER_TURN: Final = 1_000  # then the loop may turn: 2.6 ms
 
 _log = structlog.get_logger(__name__)
@@ -53,6 +56,7 @@ class NatsJetStream(NatsBus):
         self._nudge = asyncio.Event()
         self._lost: str | None = None
         self._born: str | None = None
+        self._all_ours = False  # every message of the stream is one that our consumer takes
         self._js: JetStreamContext | None = None
         self._next = f"{api.DEFAULT_PREFIX}.CONSUMER.MSG.NEXT.{self._options.stream}.{self._options.durable}"
         self._discarded = _Discarded()
@@ -101,6 +105,8 @@ class NatsJetStream(NatsBus):
         size = len(payload) + len(token) + len(message.subject)
         self._in_hand[token] = size
         self._bytes_in_hand += size
+        if self._all_ours:
+            self._discarded.received(token, self._clock.now_ms)
         self._arrivals.add(Delivery(message.subject, payload, self._clock.now_ms(), token))
         return size
 
@@ -122,6 +128,7 @@ class NatsJetStream(NatsBus):
             self._connection.up()
             await self._pull(client)
             await self._drain()
+        await self._collect_owed(client, sum(lane.left for lane in self._lanes))
 
     async def _pull(self, client: Client) -> None:
         """Keep requests under way while there is credit, until stop(). Raises Unavailable when they go unanswered."""
@@ -166,9 +173,51 @@ class NatsJetStream(NatsBus):
                 raise Unavailable("JetStream does not answer our requests any more")
 
     async def _drain(self) -> None:
-        """Take the interest back and collect what is on its way; what then finds nobody goes to another replica."""
+        """Take the interest back and collect what is on its way."""
         async with asyncio.timeout(DRAIN_S):
             await asyncio.gather(*(lane.drain() for lane in self._lanes))
+
+    async def _collect_owed(self, client: Client, most: int) -> None:
+        """Ask once more for what the server was about to send when we took the interest back: up to so many.
+
+        It counts as delivered. Another replica would get it at once, and so would our successor, unless the server ends
+        as well: then it would come only after ack_wait_s.
+        """
+        try:
+            async with asyncio.timeout(_OWED_S):
+                lane = await Lane.opened(self, client, self._next, self._heartbeat_s)
+                for _ in range(_ASKED_AGAIN):  # at first some of it may still be on its way back to where we ask
+                    owed = min(most, await self._owed())
+                    if owed <= 0 or self._lost is not None:
+                        break
+                    most -= owed
+                    await self._ask_once(lane, owed)
+                await lane.drain()
+        except (TimeoutError, NatsError) as error:
+            _log.warning("some messages may come again only after NATS_ACK_WAIT_S", error=str(error))
+
+    async def _ask_once(self, lane: Lane, rows: int) -> None:
+        """A short request, and wait until it is over."""
+        await lane.ask(rows, self._options.in_flight_bytes_max, within_s=_AGAIN_S)
+        while lane.left > 0 and self._lost is None:
+            self._nudge.clear()
+            await self._nudge.wait()
+
+    async def _owed(self) -> int:
+        """Deliveries that we do not hold, while nobody else asks for messages.
+
+        Acks that the server has not read yet count too: so it is asked until it says the same twice.
+        """
+        assert self._js is not None
+        before = -1
+        while True:
+            info = await self._js.consumer_info(self._options.stream, self._options.durable)
+            owed = (info.num_ack_pending or 0) - len(self._in_hand)
+            if info.num_waiting or owed <= 0:
+                return 0
+            if owed == before:
+                return owed
+            before = owed
 
     async def _say_goodbye(self) -> None:
         """Send the acks off, and give back what we still hold so that it need not wait for ack_wait_s."""
@@ -209,7 +258,8 @@ class NatsJetStream(NatsBus):
             _log.warning("the stream was created anew: what it held is gone", stream=self._options.stream)
             self._stale = set(self._in_hand)
             self._discarded.forget()
-        self._born = standing.born
+        self._born, self._all_ours = standing.born, standing.all_ours
+        self._discarded.begin(standing)
         self._discarded.note(standing, next(reversed(self._in_hand), None), self._clock.now_ms())
 
     async def _pending(self) -> int | None:
@@ -225,22 +275,58 @@ class NatsJetStream(NatsBus):
 
 
 class _Discarded:
-    """Messages that fell out of the stream unread: the sequences between the consumer's next and the oldest left."""
+    """Messages that fell out of the stream before anybody read them.
+
+    Two signs: the oldest message left lies beyond the consumer's next one, which is looked for every few seconds; and,
+    when the consumer has got there meanwhile, a jump in the sequences that it delivers. A delivery's token names its
+    place in the stream and its place among all deliveries of the consumer. From one new message to the next, both rise
+    alike: the stream's by more where messages are gone, the consumer's by more where it delivered old ones again. How
+    many of those went to other replicas is not known: with several, this may count too few.
+    """
 
     def __init__(self) -> None:
         self.total = 0
         self._told_to = 0
         self._news: list[Dropped] = []
+        self._last = _Place(0, 0, 0)  # of the new message received last
+        self._again = 0  # old ones received since then
+
+    def begin(self, standing: Standing) -> None:
+        """A session begins: what the consumer delivered last, to whomever, is where it goes on."""
+        self._last = _Place(standing.unread_from - 1, standing.deliveries, standing.read_ms)
+        self._again = 0
+
+    def received(self, token: str, now_ms: Callable[[], int]) -> None:
+        """A delivery: look whether it jumps. The hot path: half a microsecond."""
+        head, sequence, delivery, stored_ns, _ = token.rsplit(".", 4)
+        if not head.endswith(".1"):
+            self._again += 1
+            return
+        here = _Place(int(sequence), int(delivery), int(stored_ns) // 1_000_000)
+        last, self._last = self._last, here
+        jumped = (here.sequence - last.sequence) - (here.delivery - last.delivery) + self._again
+        self._again = 0
+        if jumped > 0:
+            untold = min(jumped, here.sequence - max(last.sequence + 1, self._told_to))
+            self._told_to = max(self._told_to, here.sequence)
+            if untold > 0 and last.sequence > 0:
+                self._tell(untold, last.stored_ms, now_ms())
 
     def note(self, standing: Standing, newest: str | None, now_ms: int) -> None:
         """Look for missing sequences. newest is the token of the newest message in hand."""
         missing = standing.first - max(standing.unread_from, self._told_to)
         if missing > 0 and standing.unread_from > 1:  # a consumer that never read had no claim on what was before it
-            self.total += missing
             self._told_to = standing.first
-            first_ms = standing.read_ms if newest is None else _stored_ms(newest)
-            self._news.append(Dropped(missing, first_ms, now_ms, "discarded"))
-            _log.error("the stream discarded messages unread: raise NATS_STREAM_MAX_BYTES", count=missing)
+            self._tell(missing, standing.read_ms if newest is None else _stored_ms(newest), now_ms)
+
+    def _tell(self, missing: int, first_ms: int, now_ms: int) -> None:
+        self.total += missing
+        if self._news and self._news[-1].last_ms >= first_ms:  # one after the other: in a flood there are thousands
+            count, first_ms = self._news[-1].count + missing, self._news[-1].first_ms
+            self._news[-1] = Dropped(count, first_ms, now_ms, "discarded")
+            return
+        self._news.append(Dropped(missing, first_ms, now_ms, "discarded"))
+        _log.error("the stream discarded messages unread: raise NATS_STREAM_MAX_BYTES", count=missing)
 
     def forget(self) -> None:
         """Sequences begin again."""
@@ -249,6 +335,14 @@ class _Discarded:
     def collect(self) -> list[Dropped]:
         news, self._news = self._news, []
         return news
+
+
+class _Place(NamedTuple):
+    """Where a message stands in the stream, and its delivery among the consumer's; when the server stored it."""
+
+    sequence: int
+    delivery: int
+    stored_ms: int
 
 
 def _stored_ms(token: str) -> int:
