@@ -21,6 +21,7 @@ run: setup ## Run everything on this machine; settings come from the environment
 	@set -a; [ ! -f .env ] || . ./.env; LOG_FORMAT=$${LOG_FORMAT:-console}; set +a; exec $(DATA_MANAGER) run
 
 test: setup ## Run every test, then those about time and wire again far from UTC
+	@scripts/setup_mariadb.sh
 	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
 	TZ='<-03>3' $(BIN)/python -m pytest -q $(PYTEST_ARGS) tests/domain tests/wire
 
@@ -44,6 +45,7 @@ contract: setup ## Check who imports whom
 check: fmt-check lint type contract test ## All that CI runs: format, lint, types, import contract, tests
 
 faults: setup ## Break everything, as often and as long as the promise asks for, and print one table
+	@scripts/setup_mariadb.sh
 	FAULTS=full $(BIN)/python -m pytest -q tests/faults $(PYTEST_ARGS)
 
 bench: setup ## Measure, each figure beside its baseline of the same run

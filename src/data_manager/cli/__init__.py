@@ -21,6 +21,7 @@ from data_manager.cli.moving import moving
 from data_manager.cli.output import say_error
 from data_manager.cli.rows import rows
 from data_manager.cli.service import service
+from data_manager.cli.simulate import simulate
 from data_manager.domain.errors import DataManagerError
 
 app = typer.Typer(
@@ -30,7 +31,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for part in (service, rows, moving, installation):
+for part in (service, rows, moving, installation, simulate):
     app.add_typer(part)
 
 

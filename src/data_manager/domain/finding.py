@@ -28,6 +28,10 @@ class FindingKind(Enum):
     MISLABELLED = "mislabelled"  # books that are not of the symbol they name
     LEADERLESS = "leaderless"  # no replica does the work that one does for all
     DRIFT = "drift"  # a database's indexes or retention are not what they should be
+    HOLE = "hole"  # rows that must exist are not held; the ledger has its life, and its id is that of the entry
+    FLAWED = "flawed"  # rows that break a check
+    CORRUPT = "corrupt"  # what is held cannot be read
+    UNAUDITED = "unaudited"  # an audit could not be done
     SHED = "shed"  # let go by ourselves, because the store was about to be full
 
 

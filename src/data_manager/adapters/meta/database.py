@@ -1,24 +1,28 @@
 """The door to the metadata database: its engine, its transactions, and its name without secrets."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from typing import Any, TypeVar
 
-import aiosqlite
-from sqlalchemy import URL, Connection, column, event, make_url, select, table
+import stamina
+from sqlalchemy import URL, column, event, make_url, select, table
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from data_manager.adapters.meta.failures import translated
+from data_manager.adapters.meta import mysql, sqlite
+from data_manager.adapters.meta.failures import Contended, lost, translated
 from data_manager.domain.errors import BadSetting, Unavailable
 
-_DRIVERS = {
-    "sqlite": "sqlite+aiosqlite", "sqlite+aiosqlite": "sqlite+aiosqlite", "mysql": "mysql+asyncmy",
-    "mysql+asyncmy": "mysql+asyncmy", "mysql+pymysql": "mysql+asyncmy", "mariadb": "mysql+asyncmy",
-}  # fmt: skip
+T = TypeVar("T")
+_DRIVERS = {"sqlite": "sqlite+aiosqlite", "mysql": "mysql+asyncmy", "mariadb": "mysql+asyncmy"}
 _SETTING = "metadata database"
+_ATTEMPTS = 4
 _RULE = "must read sqlite:////folder/meta.db or mysql://user:password@host:3306/database"
+
+
+Work = Callable[[AsyncConnection], Awaitable[T]]
 
 
 class Database:
@@ -29,6 +33,7 @@ class Database:
         self.dialect = engine.dialect.name
         self._engine = engine
         self._closed = False
+        self._turn: AbstractAsyncContextManager[None] = asyncio.Lock() if self.dialect == "sqlite" else nullcontext()
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
@@ -38,30 +43,57 @@ class Database:
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that is durable when the block is left, and did not happen when it is left by an error."""
-        async with self._connection("BEGIN IMMEDIATE") as connection:
+        """A transaction that is durable when the block is left, and did not happen when it is left by an error.
+
+        SQLite has one writer: ours wait for each other here, so that a lock that is waited for is another process's.
+        """
+        async with self._turn, self._connection("BEGIN IMMEDIATE") as connection:
             yield connection
 
     @asynccontextmanager
     async def bare(self) -> AsyncIterator[AsyncConnection]:
-        """A connection of SQLite outside any transaction, for what cannot be done inside one."""
-        async with self._connection("") as connection:
+        """A connection outside any transaction: each statement is one."""
+        by_driver = {} if self.dialect == "sqlite" else {"isolation_level": "AUTOCOMMIT"}
+        async with self._connection("", **by_driver) as connection:
             yield connection
 
+    async def write(self, work: Work[T], *, idle_s: int | None = None) -> T:
+        """work's answer; what it wrote is durable. Where another transaction got in its way it is done again, soon.
+
+        Only what certainly did not happen is done again: a connection that broke at the commit rises as Unavailable.
+        idle_s: let the server undo it when it hears nothing of us for so long, as of a process that was frozen.
+        """
+        async for attempt in stamina.retry_context(
+            on=Contended, attempts=_ATTEMPTS, timeout=None, wait_initial=0.02, wait_max=0.5, wait_jitter=0.1
+        ):
+            with attempt:
+                async with self.writing() as connection:
+                    if idle_s is not None and self.dialect == "mysql":
+                        await connection.exec_driver_sql(f"SET SESSION wait_timeout = {idle_s}")
+                    answer = await work(connection)
+        return answer
+
     @asynccontextmanager
-    async def _connection(self, begin: str) -> AsyncIterator[AsyncConnection]:
+    async def _connection(self, begin: str, **options: Any) -> AsyncIterator[AsyncConnection]:
         if self._closed:
             raise Unavailable(f"metadata database {self.name} was closed")
+        committing = False
         try:
-            async with self._engine.execution_options(begin=begin).begin() as connection:
+            async with self._engine.execution_options(begin=begin, **options).begin() as connection:
                 yield connection
+                committing = True
         except DBAPIError as error:
-            ours = translated(error, self.name)
-            if ours is None:
-                raise
-            raise ours from error.orig
+            raise self._ours(error, committing) from error.orig
         except (PoolTimeoutError, OSError) as error:
             raise Unavailable(f"metadata database {self.name} does not answer: check that it runs") from error
+
+    def _ours(self, error: DBAPIError, committing: bool) -> BaseException:
+        ours = translated(error, self.name)
+        if ours is None:
+            return error
+        if committing and lost(error) and self.dialect == "mysql":
+            return Unavailable(f"{ours} (at a commit: whether it took place is not known)")
+        return ours
 
     async def revision(self) -> str | None:
         """The revision of its schema; None when nothing was ever migrated there."""
@@ -79,31 +111,33 @@ class Database:
         await self._engine.dispose()
 
 
-def connect(text: str, *, busy_s: float = 10.0) -> Database:
-    """The database a URL names; nothing is opened yet. SQLite waits busy_s seconds for a lock.
+def connect(text: str, *, busy_s: float = 2.0, answer_s: float = 15.0) -> Database:
+    """The database a URL names; nothing is opened yet.
+
+    busy_s: how long SQLite waits for another process's lock. answer_s: how long MySQL may take for an answer.
 
     Raises BadSetting for a URL that cannot work; its message holds no password.
     """
     url = _url(text)
-    options = _sqlite_options(url, busy_s) if url.get_backend_name() == "sqlite" else _MYSQL_OPTIONS
+    options = sqlite.options(url, busy_s) if url.get_backend_name() == "sqlite" else mysql.options(answer_s)
     try:
         engine = create_async_engine(url, hide_parameters=True, **options)
     except ModuleNotFoundError as error:
         fix = "needs the MySQL driver: pip install 'petrosa-data-manager[mysql]'"
         raise BadSetting(_SETTING, _name(url), fix) from error
-    _on_connect(engine)
+    _on_connect(engine, _name(url))
     return Database(engine, _name(url))
 
 
 def _url(text: str) -> URL:
     try:
         url = make_url(text)
-        url = url.set(drivername=_DRIVERS[url.drivername])
+        url = url.set(drivername=_DRIVERS[url.get_backend_name()])  # whatever driver it named
     except (ArgumentError, KeyError, ValueError):
         raise BadSetting(_SETTING, "(not shown)", _RULE) from None  # the cause would show the password
     if url.database in (None, "", ":memory:"):
         raise BadSetting(_SETTING, _name(url), f"names no database: it {_RULE}")
-    return url
+    return url if url.get_backend_name() == "sqlite" else mysql.speaking(url, _name(url))
 
 
 def _name(url: URL) -> str:
@@ -113,49 +147,11 @@ def _name(url: URL) -> str:
     return f"{url.host or 'localhost'}:{url.port or 3306}/{url.database}"
 
 
-def _sqlite_options(url: URL, busy_s: float) -> dict[str, Any]:
-    # The driver must not begin transactions of its own: _begin_sqlite does, so that a writer locks before it reads.
-    given: dict[str, Any] = {"isolation_level": None, "async_creator_fn": _open_sqlite}
-    return {"connect_args": given if "timeout" in url.query else {**given, "timeout": busy_s}}
-
-
-async def _open_sqlite(*file: Any, **options: Any) -> aiosqlite.Connection:
-    """Open the file; if that fails, leave no thread behind that would answer a loop which is closed by then."""
-    connection = aiosqlite.connect(*file, **options)
-    connection._thread.daemon = True  # a process that crashed must not wait for it
-    try:
-        return await connection
-    except BaseException:
-        connection._thread.join(1.0)  # it was told to stop, and has nothing else to do
-        raise
-
-
-_MYSQL_OPTIONS: dict[str, Any] = {"pool_pre_ping": True, "pool_recycle": 1_800, "pool_size": 5, "max_overflow": 10}
-
-
-def _on_connect(engine: AsyncEngine) -> None:
+def _on_connect(engine: AsyncEngine, name: str) -> None:
     if engine.dialect.name == "sqlite":
-        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
-        event.listen(engine.sync_engine, "begin", _begin_sqlite)
+        event.listen(engine.sync_engine, "connect", sqlite.agree)
+        event.listen(engine.sync_engine, "begin", sqlite.begin)
     else:
-        event.listen(engine.sync_engine, "connect", _prepare_mysql)
-
-
-def _prepare_sqlite(connection: Any, _record: object) -> None:
-    cursor = connection.cursor()
-    for pragma in ("foreign_keys = ON", "synchronous = FULL"):  # FULL: a commit is on the disk when it returns
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    statement = connection.get_execution_options()["begin"]
-    if statement:
-        connection.exec_driver_sql(statement)
-
-
-def _prepare_mysql(connection: Any, _record: object) -> None:
-    cursor = connection.cursor()
-    cursor.execute("SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO'")
-    cursor.execute("SET SESSION time_zone = '+00:00'")
-    cursor.close()
+        # Before anything else is asked: what a server that is too old would answer to that is of no use.
+        event.listen(engine.sync_engine, "connect", lambda connection, _: mysql.agree(connection, name), insert=True)
+        event.listen(engine.sync_engine, "begin", mysql.begin)

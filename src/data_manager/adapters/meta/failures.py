@@ -12,6 +12,17 @@ class Locked(Unavailable):
     """Another process is writing right now, and did for as long as we wait."""
 
 
+class Refused(Unavailable):
+    """The database answers and will not serve us until an operator changes something. The message says what."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, retry_after_s=10.0)  # servers block hosts that knock too often in vain
+
+
+class Contended(Unavailable):
+    """Another transaction got in the way and nothing was kept: the same again at once may work."""
+
+
 Kind = type[Corrupt] | type[Unavailable]
 
 _DAMAGED = "is damaged: stop the service and put the last backup in its place, or move it away to begin an empty one"
@@ -31,24 +42,55 @@ _SQLITE: dict[int, tuple[Kind, str]] = {
     14: (Unavailable, "cannot be opened: its folder must exist and this user must be able to write there"),
     26: (Corrupt, "is no SQLite database: move the file away, or name another one"),
 }
+_NO_RIGHTS = (
+    "refuses this user: grant it SELECT, INSERT, UPDATE and DELETE on this database, and for migrations also CREATE, "
+    "ALTER, INDEX and DROP"
+)
+_NO_ENTRY = (
+    "refuses this user and password: check MYSQL_URI; an account that asks for encryption needs ?ssl_ca=/path/to/ca.pem"
+)
+_CHANGED_SIDE = "is read-only: point MYSQL_URI to the primary"
+_TOO_MANY = "takes no more connections: raise max_connections, or run fewer replicas"
+_LOST = "broke off the connection: it stops, or a server between closed it"
+
 _MYSQL: dict[int, tuple[Kind, str]] = {
     126: (Corrupt, _DAMAGED),
     145: (Corrupt, _DAMAGED),
+    1020: (Contended, "was changed by another transaction meanwhile: try again"),
     1021: (Unavailable, _FULL),
     1034: (Corrupt, _DAMAGED),
-    1040: (Unavailable, "takes no more connections: raise max_connections, or run fewer replicas"),
-    1044: (Unavailable, "refuses this user: grant it the rights on this database"),
-    1045: (Unavailable, "refuses this user and password: check MYSQL_URI"),
-    1049: (Unavailable, "does not exist: create it"),
+    1040: (Unavailable, _TOO_MANY),
+    1044: (Refused, _NO_RIGHTS),
+    1045: (Refused, _NO_ENTRY),
+    1047: (Unavailable, "has a node that is not ready: wait until the cluster has formed"),
+    1049: (Refused, "does not exist: CREATE DATABASE it, or name another one in MYSQL_URI"),
+    1053: (Unavailable, _LOST),
     1054: (Unavailable, _OUTDATED),
     1114: (Unavailable, _FULL),
+    1129: (Refused, "has blocked this host after too many failed connections: mend MYSQL_URI, then FLUSH HOSTS there"),
+    1130: (Refused, "takes no connection from this host: create the user for it"),
+    1142: (Refused, _NO_RIGHTS),
+    1143: (Refused, _NO_RIGHTS),
     1146: (Unavailable, _OUTDATED),
+    1153: (Refused, "takes no packet of that size: raise max_allowed_packet above the largest dead letter"),
     1194: (Corrupt, _DAMAGED),
     1195: (Corrupt, _DAMAGED),
-    1205: (Unavailable, "was held by another transaction for too long: try again"),
-    1213: (Unavailable, "broke a tie between two transactions: try again"),
-    1290: (Unavailable, "is read-only: point MYSQL_URI to the primary"),
-    1836: (Unavailable, "is read-only: point MYSQL_URI to the primary"),
+    1203: (Unavailable, _TOO_MANY),
+    1205: (Contended, "was held by another transaction for too long: try again"),
+    1213: (Contended, "broke a tie between two transactions: try again"),
+    1226: (Unavailable, _TOO_MANY),
+    1227: (Refused, _NO_RIGHTS),
+    1290: (Refused, _CHANGED_SIDE),
+    1317: (Unavailable, _LOST),
+    1524: (Refused, "wants a way to log in that this driver lacks: create the user with mysql_native_password"),
+    1698: (Refused, _NO_ENTRY),
+    1820: (Refused, "has let this user's password expire: set a new one"),
+    1836: (Refused, _CHANGED_SIDE),
+    1862: (Refused, "has let this user's password expire: set a new one"),
+    1927: (Unavailable, _LOST),
+    3118: (Refused, "has locked this account: unlock it"),
+    3159: (Refused, "wants an encrypted connection: add ?ssl_ca=/path/to/ca.pem to MYSQL_URI"),
+    4031: (Unavailable, _LOST),
 }
 
 
@@ -58,9 +100,14 @@ def translated(error: DBAPIError, name: str) -> DataManagerError | None:
     if known is not None:
         kind, words = known
         return kind(f"metadata database {name} {words}")
-    if error.connection_invalidated or isinstance(error, OperationalError | InterfaceError):
+    if lost(error):
         return Unavailable(f"metadata database {name} does not answer: check that it runs and can be reached")
     return None
+
+
+def lost(error: DBAPIError) -> bool:
+    """Whether the connection is gone. What was under way on it did not happen, but for a commit: nobody knows."""
+    return error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
 
 
 def _of_sqlite(cause: BaseException | None) -> tuple[Kind, str] | None:

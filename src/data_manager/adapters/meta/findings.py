@@ -8,6 +8,7 @@ from msgspec import json
 from sqlalchemy import ColumnElement, and_, bindparam, case, delete, func, literal_column, or_, select, true
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from data_manager.adapters.meta.room import alone
 from data_manager.adapters.meta.tables import findings, upsert
 from data_manager.domain.errors import Corrupt
 from data_manager.domain.finding import Evidence, Finding, FindingKind
@@ -60,7 +61,10 @@ async def page(
 
 
 async def _make_room(connection: AsyncConnection, rows_max: int) -> None:
-    held = await connection.scalar(select(func.count()).select_from(findings)) or 0
+    count = select(func.count()).select_from(findings)
+    if (await connection.scalar(count) or 0) <= rows_max or not await alone(connection):
+        return
+    held = await connection.scalar(count) or 0  # who made room until now has ended
     if held <= rows_max:
         return
     resolved_first = (findings.c.resolved_ms.is_(None), findings.c.found_ms, findings.c.id)

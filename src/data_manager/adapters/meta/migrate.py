@@ -1,12 +1,14 @@
-"""Bring a metadata database to the newest schema, one process at a time."""
+"""Bring a metadata database to the newest schema, or back to an earlier one, one process at a time."""
 
 import asyncio
+import hashlib
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any
 
+import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
@@ -14,48 +16,85 @@ from sqlalchemy import Connection, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from data_manager.adapters.meta.database import Database, connect
-from data_manager.adapters.meta.failures import Locked
+from data_manager.adapters.meta.failures import Locked, Refused
+from data_manager.adapters.meta.predecessor import SCHEMA
+from data_manager.adapters.meta.tables import REVISION
 from data_manager.domain.errors import BadSetting, Conflict
 
 SCRIPTS = "data_manager.adapters.meta:migrations"
 """Where Alembic finds the migrations: inside the package, so that no alembic.ini is needed."""
 
-_PATIENCE_S = 60.0
+_PATIENCE_S = 60
+_LONGEST_S = 3_600  # one statement of a migration, or the silence while it runs
 _PAUSE_S = 0.02
 _RUNNING = threading.Lock()  # Alembic keeps the running migration in globals: one at a time per process
+
+_NOTE = "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY) ENGINE=InnoDB"
+Step = Callable[[Config], None]
 
 
 async def migrate(url: str) -> list[str]:
     """Bring the database to the newest schema; the revisions applied, oldest first, none when it was there already.
 
-    SQLite: all or nothing. MySQL commits each statement; a revision that failed half-way is named by the error.
+    SQLite: all or nothing. MySQL commits each statement: what was cut off half-way is finished by the next call.
     Raises Conflict when another process has been migrating for a minute, BadSetting when a newer version of this
-    program was here before, Unavailable or Corrupt like every other use of the database.
+    program was here before, Refused when a table is in the way or was taken away, Unavailable or Corrupt like every
+    other use of the database.
     """
-    database = connect(url, busy_s=_PATIENCE_S)
+    newer = "was written by a newer version: start that version, or name another database"
+    return await _apply(url, lambda config: command.upgrade(config, "head"), newer)
+
+
+async def step_back(url: str, revision: str) -> list[str]:
+    """Bring the database back to the schema of an earlier version; the revisions undone, newest first.
+
+    What only the newer schema can hold is lost, so try it on a copy. Raises as migrate does.
+    """
+    unknown = f"has never been at revision {revision}: name an earlier one of `data-manager migrate`"
+    return await _apply(url, lambda config: command.downgrade(config, revision), unknown)
+
+
+async def _apply(url: str, step: Step, impossible: str) -> list[str]:
+    database = connect(url, busy_s=_PATIENCE_S, answer_s=_LONGEST_S)
     try:
         async with _alone():
             await _write_ahead(database)
             async with _locked(database) as connection:
-                return await connection.run_sync(_upgrade, database.name)
+                return await connection.run_sync(_run, step, database.name, impossible)
     finally:
         await database.close()
 
 
-def _upgrade(connection: Connection, name: str) -> list[str]:
-    applied: list[str] = []
+def _run(connection: Connection, step: Step, name: str, impossible: str) -> list[str]:
+    done: list[str] = []
 
     def note(*, step: Any, **_: object) -> None:
-        applied.extend(step.up_revision_ids)
+        done.extend(step.up_revision_ids)
 
+    if connection.dialect.name == "mysql" and not sa.inspect(connection).has_table("alembic_version"):
+        connection.exec_driver_sql(_NOTE)  # as Alembic would, but without a name for the key, which MySQL complains of
     config = Config(attributes={"connection": connection, "on_version_apply": note})
     config.set_main_option("script_location", SCRIPTS)
     try:
-        command.upgrade(config, "head")
+        step(config)
     except CommandError as error:
-        rule = "was written by a newer version: start that version, or name another database"
-        raise BadSetting("metadata database", name, rule) from error
-    return applied
+        raise BadSetting("metadata database", name, impossible) from error
+    _compare(connection, name)
+    return done
+
+
+def _compare(connection: Connection, name: str) -> None:
+    """Whether everything is there that the revision reached has made. Raises Refused naming what is not."""
+    if connection.scalar(sa.text("SELECT version_num FROM alembic_version")) != REVISION:
+        return
+    look = sa.inspect(connection)
+    for table in SCHEMA.sorted_tables:
+        held = {column["name"] for column in look.get_columns(table.name)} if look.has_table(table.name) else set()
+        lacking = [column.name for column in table.columns if column.name not in held]
+        if lacking:
+            what = f"the column {lacking[0]} of its table {table.name}" if held else f"its table {table.name}"
+            fix = "put it back from a backup, or empty the table alembic_version and migrate again"
+            raise Refused(f"metadata database {name} lost {what} after it was migrated: {fix}")
 
 
 @asynccontextmanager
@@ -70,18 +109,23 @@ async def _alone() -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _locked(database: Database) -> AsyncIterator[AsyncConnection]:
-    """A transaction nobody else migrates beside. A writing transaction of SQLite is that already."""
-    async with database.writing() as connection:
-        if database.dialect == "sqlite":
+    """A connection nobody else migrates beside. A writing transaction of SQLite is that already.
+
+    MySQL lets go of the lock when the connection ends, however it ends; it knows the database by its name alone, for
+    two processes may reach the same server by different names.
+    """
+    if database.dialect == "sqlite":
+        async with database.writing() as connection:
             yield connection
-            return
-        lock = f"data_manager.migrate.{database.name}"[-64:]
-        if await connection.scalar(select(func.get_lock(lock, int(_PATIENCE_S)))) != 1:
+        return
+    async with database.bare() as connection:
+        await connection.exec_driver_sql(f"SET SESSION wait_timeout = {_LONGEST_S}")
+        schema = await connection.scalar(select(func.database())) or ""
+        lock = f"data_manager.migrate.{hashlib.sha256(schema.encode()).hexdigest()[:32]}"
+        if await connection.scalar(select(func.get_lock(lock, _PATIENCE_S))) != 1:
             raise Conflict(f"metadata database {database.name} is being migrated by another process: try again later")
-        try:
-            yield connection
-        finally:
-            await connection.execute(select(func.release_lock(lock)))
+        yield connection
+        await connection.execute(select(func.release_lock(lock)))
 
 
 async def _write_ahead(database: Database) -> None:

@@ -1,26 +1,33 @@
 """The MetaStore port on SQL: SQLite on one machine, MySQL or MariaDB for a team, one code for both."""
 
+import asyncio
 import codecs
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 from msgspec import Struct
-from sqlalchemy import bindparam, case, delete, func, literal_column, select, true
+from sqlalchemy import ColumnElement, and_, bindparam, case, delete, func, literal_column, or_, select, true
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from data_manager.adapters.meta import findings as kept_findings
-from data_manager.adapters.meta.database import Database, connect
+from data_manager.adapters.meta import leases
+from data_manager.adapters.meta.database import Database, T, Work, connect
+from data_manager.adapters.meta.room import alone
 from data_manager.adapters.meta.tables import REVISION, datasets, dead_letters, upsert
+from data_manager.adapters.meta.truth import TruthInSql
 from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import BadQuery, BadSetting, Corrupt, Unavailable
 from data_manager.domain.finding import Finding, FindingKind
 from data_manager.domain.time import datetime_of
-from data_manager.ports import DeadLetter, KeptDeadLetter, SeriesStatistics
+from data_manager.ports import DeadLetter, KeptDeadLetter, Lease, LeaseState, SeriesStatistics
 
 KIB, MIB = 2**10, 2**20
 _SAMPLE_BYTES = 200
+_HEALTHY_S = 2.0  # who takes longer for a trivial question is not well
+_LOOK_LEAST, _LOOK_MOST = 256, 10_000  # oldest dead letters looked at in one go, when some have to leave
 
 
 class DeadBounds(Struct, frozen=True):
@@ -75,7 +82,7 @@ async def _bring_up_to_date(url: str, database: Database, allowed: bool) -> None
     await migrate(url)
 
 
-class SqlMetaStore:
+class SqlMetaStore(TruthInSql):
     """Everything that is not a row of market data. dead_evicted: letters that made room since the opening."""
 
     def __init__(self, database: Database, bounds: DeadBounds, findings_max: int) -> None:
@@ -83,33 +90,57 @@ class SqlMetaStore:
         self._database = database
         self._bounds = bounds
         self._findings_max = findings_max
+        self._lease: Lease | None = None  # all writes are under it
+
+    async def _write(self, work: Work[T]) -> T:
+        if self._lease is None:
+            return await self._database.write(work)
+        return await leases.write(self._database, self._lease, work)
 
     async def keep_dead(self, letters: Sequence[DeadLetter]) -> None:
         rows = _merged(letters, self._bounds.payload_bytes_max)
         if not rows:
             return
-        async with self._database.writing() as connection:
+
+        async def keep(connection: AsyncConnection) -> int:
             await connection.execute(upsert(self._database.dialect, dead_letters, count_again), rows)
-            evicted = await self._make_room(connection)
-        self.dead_evicted += evicted
+            return await self._make_room(connection)
+
+        evicted = await self._write(keep)
+        self.dead_evicted += evicted  # added when it is known: others count meanwhile
 
     async def _make_room(self, connection: AsyncConnection) -> int:
-        weight = select(func.count(), func.coalesce(func.sum(dead_letters.c.kept_bytes), 0)).select_from(dead_letters)
-        held, kept_bytes = (await connection.execute(weight)).one()
-        if held <= self._bounds.letters_max and kept_bytes <= self._bounds.bytes_max:
+        """Let the oldest go until the rest is within both bounds; how many those were."""
+        held, kept_bytes = await _weight(connection)
+        if self._fits(held, kept_bytes):
             return 0
-        newest_first = (dead_letters.c.received_ms.desc(), dead_letters.c.id.desc())
-        ranked = select(
-            dead_letters.c.id,
-            func.row_number().over(order_by=newest_first).label("place"),
-            func.sum(dead_letters.c.kept_bytes).over(order_by=newest_first).label("bytes_so_far"),
-        ).subquery()
-        too_many = ranked.c.place > self._bounds.letters_max
-        too_heavy = ranked.c.bytes_so_far > self._bounds.bytes_max
-        oldest = (await connection.scalars(select(ranked.c.id).where(too_many | too_heavy))).all()
-        forget = delete(dead_letters).where(dead_letters.c.id == bindparam("letter_id"))
-        await connection.execute(forget, [{"letter_id": letter_id} for letter_id in oldest])
-        return len(oldest)
+        if self._database.dialect == "mysql":
+            if not await alone(connection):
+                return 0
+            held, kept_bytes = await _weight(connection)  # who made room until now has ended
+        leaving = 0
+        while not self._fits(held, kept_bytes):
+            last, letters, freed = await self._oldest(connection, held, kept_bytes)
+            if last is None:  # forgotten meanwhile
+                break
+            leaving += (await connection.execute(delete(dead_letters).where(_not_after(last)))).rowcount
+            held, kept_bytes = held - letters, kept_bytes - freed
+        return leaving
+
+    def _fits(self, held: int, kept_bytes: int) -> bool:
+        return held <= self._bounds.letters_max and kept_bytes <= self._bounds.bytes_max
+
+    async def _oldest(self, connection: AsyncConnection, held: int, kept_bytes: int) -> tuple[Any, int, int]:
+        """The last of the oldest that have to go (as far as one look shows), how many they are and how many bytes."""
+        columns = (dead_letters.c.received_ms, dead_letters.c.id, dead_letters.c.kept_bytes)
+        look = min(max(held - self._bounds.letters_max, _LOOK_LEAST), _LOOK_MOST)
+        rows = (await connection.execute(select(*columns).order_by(*columns[:2]).limit(look))).all()
+        freed = 0
+        for number, row in enumerate(rows, 1):
+            freed += row.kept_bytes
+            if self._fits(held - number, kept_bytes - freed):
+                return row, number, freed
+        return (rows[-1] if rows else None), len(rows), freed
 
     async def dead_letters(
         self, *, limit: int, offset: int = 0, reason: str | None = None
@@ -129,18 +160,26 @@ class SqlMetaStore:
             payload: bytes | None = await connection.scalar(found)
             return payload
 
-    async def forget_dead(self, letter_id: str) -> bool:
-        async with self._database.writing() as connection:
-            gone = await connection.execute(delete(dead_letters).where(dead_letters.c.id == _text(letter_id, 64)))
-            return gone.rowcount > 0
+    async def forget_dead(self, seen: Mapping[str, int]) -> int:
+        forget = delete(dead_letters).where(
+            dead_letters.c.id == bindparam("letter_id"), dead_letters.c.count == bindparam("seen")
+        )
+        given = [{"letter_id": _text(letter_id, 64), "seen": seen[letter_id]} for letter_id in sorted(seen)]
+        if not given:
+            return 0
+
+        async def forgotten(connection: AsyncConnection) -> int:
+            return sum([(await connection.execute(forget, one)).rowcount for one in given])
+
+        return await self._write(forgotten)
 
     async def keep_statistics(self, rows: Sequence[SeriesStatistics]) -> None:
         newest = {row.series: row for row in sorted(rows, key=lambda row: row.updated_ms)}
         if not newest:
             return
         given = [_dataset_row(newest[series]) for series in sorted(newest, key=str)]
-        async with self._database.writing() as connection:
-            await connection.execute(upsert(self._database.dialect, datasets, if_newer), given)
+        put = upsert(self._database.dialect, datasets, if_newer)
+        await self._write(lambda connection: connection.execute(put, given))
 
     async def statistics(self) -> list[SeriesStatistics]:
         ours = select(datasets).where(datasets.c.updated_ms.is_not(None)).order_by(datasets.c.dataset_id)
@@ -150,8 +189,7 @@ class SqlMetaStore:
     async def keep_findings(self, findings: Sequence[Finding]) -> None:
         if not findings:
             return
-        async with self._database.writing() as connection:
-            await kept_findings.keep(connection, findings, self._findings_max)
+        await self._write(lambda connection: kept_findings.keep(connection, findings, self._findings_max))
 
     async def findings(
         self,
@@ -169,10 +207,22 @@ class SqlMetaStore:
                 connection, limit=limit, offset=offset, kind=kind, series=series, is_open=open_only
             )
 
+    async def take_lease(self, name: str, holder: str, term_s: float) -> LeaseState:
+        return await leases.take(self._database, name, holder, term_s)
+
+    async def give_back_lease(self, lease: Lease) -> None:
+        await leases.give_back(self._database, lease)
+
+    def fenced(self, lease: Lease) -> "SqlMetaStore":
+        fenced = copy(self)
+        fenced._lease = lease
+        return fenced
+
     async def healthy(self) -> bool:
         try:
-            return await self._database.revision() is not None
-        except (Unavailable, Corrupt):
+            async with asyncio.timeout(_HEALTHY_S):
+                return await self._database.revision() is not None
+        except (Unavailable, Corrupt, TimeoutError):
             return False
 
     async def close(self) -> None:
@@ -180,6 +230,19 @@ class SqlMetaStore:
 
 
 # ── Dead letters ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def _weight(connection: AsyncConnection) -> tuple[int, int]:
+    """How many are held, and what they weigh."""
+    asked = select(func.count(), func.coalesce(func.sum(dead_letters.c.kept_bytes), 0)).select_from(dead_letters)
+    held, kept_bytes = (await connection.execute(asked)).one()
+    return held, int(kept_bytes)
+
+
+def _not_after(last: Any) -> ColumnElement[bool]:
+    """Those received before it, it, and of those received with it the ones with a lower id."""
+    received_ms, letter_id = dead_letters.c.received_ms, dead_letters.c.id
+    return or_(received_ms < last.received_ms, and_(received_ms == last.received_ms, letter_id <= last.id))
 
 
 def _merged(letters: Iterable[DeadLetter], payload_bytes_max: int) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.sql.dml import Insert
 from sqlalchemy.types import TypeDecorator
 
-REVISION: Final = "0002"
+REVISION: Final = "0012"
 """The revision these tables belong to: the newest of migrations/versions."""
 
 MYSQL: Final[dict[str, Any]] = {
@@ -120,6 +120,77 @@ findings = Table(
     Index("idx_findings_kind", "kind", "found_ms", "id"),
     Index("idx_findings_series", "series", "found_ms", "id"),
     Index("idx_findings_resolved", "resolved_ms", "found_ms", "id"),
+    **MYSQL,
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", String(64), primary_key=True),  # of what one replica alone may do
+    Column("holder", String(128), nullable=False),  # empty: given back
+    Column("epoch", BigInteger, nullable=False),  # one more at each taking; never goes back
+    Column("term_ms", BigInteger, nullable=False),
+    # By the clock of the database, which is one for all replicas.
+    Column("taken_ms", BigInteger, nullable=False),
+    Column("renewed_ms", BigInteger, nullable=False),
+    Column("expires_ms", BigInteger, nullable=False),
+    **MYSQL,
+)
+
+coverage = Table(
+    "coverage",
+    metadata,
+    Column("series", String(128), primary_key=True),  # a series id
+    Column("version", BigInteger, nullable=False),  # one more at each change
+    Column("looked_ms", BigInteger, nullable=False),  # this and the next five: see domain/truth.py
+    Column("swept_ms", BigInteger, nullable=False),
+    Column("until_ms", BigInteger),
+    Column("from_ms", BigInteger),
+    Column("anchor_key", BigInteger),
+    Column("rows_before", BigInteger, nullable=False),
+    Column("spans", BYTES, nullable=False),  # JSON: what was audited, when, by which rules, with what result
+    Column("flaws", BYTES, nullable=False),  # JSON: what was found besides holes
+    **MYSQL,
+)
+
+holes = Table(
+    "holes",
+    metadata,
+    Column("id", String(32), primary_key=True),  # see domain/ledger.py
+    Column("series", String(128), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("start_ms", BigInteger, nullable=False),
+    Column("end_ms", BigInteger, nullable=False),
+    Column("missing", BigInteger),
+    Column("after_key", BigInteger),
+    Column("before_key", BigInteger),
+    Column("state", String(32), nullable=False),
+    Column("found_ms", BigInteger, nullable=False),
+    Column("seen_ms", BigInteger, nullable=False),
+    Column("healed_ms", BigInteger),
+    Column("attempts", Integer, nullable=False),
+    Column("recheck_ms", BigInteger),
+    Column("root", String(32), nullable=False),
+    Column("children", Integer, nullable=False),
+    Column("history", BYTES, nullable=False),  # JSON: the steps of its life
+    Index("idx_holes_series", "series", "start_ms"),
+    Index("idx_holes_state", "state", "series", "start_ms"),
+    Index("idx_holes_recheck", "recheck_ms"),
+    **MYSQL,
+)
+
+certificates = Table(
+    "certificates",
+    metadata,
+    Column("id", String(64), primary_key=True),  # sha256 of all the rest
+    Column("series", String(128), nullable=False),
+    Column("start_ms", BigInteger, nullable=False),
+    Column("end_ms", BigInteger, nullable=False),
+    Column("issued_ms", BigInteger, nullable=False),
+    Column("previous", String(64)),
+    Column("body", BYTES, nullable=False),  # JSON: the whole certificate
+    Index("idx_certificates_series", "series", "issued_ms", "id"),
+    Index("idx_certificates_issued", "issued_ms", "id"),
     **MYSQL,
 )
 

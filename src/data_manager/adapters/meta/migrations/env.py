@@ -2,9 +2,9 @@
 
 from alembic import context
 
-from data_manager.adapters.meta.tables import metadata
+from data_manager.adapters.meta.predecessor import SCHEMA
 
 given = context.config.attributes
-context.configure(connection=given["connection"], target_metadata=metadata, on_version_apply=given["on_version_apply"])
+context.configure(connection=given["connection"], target_metadata=SCHEMA, on_version_apply=given["on_version_apply"])
 with context.begin_transaction():
     context.run_migrations()

@@ -1,0 +1,233 @@
+"""Coverage, the hole ledger and certificates in SQL: what SqlMetaStore has of the port TruthStore.
+
+A series is one row of `coverage` with a version of its own; its holes are rows of `holes`. A change is entered only on
+top of the version it started from, ledger and coverage in one transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, Final, TypeVar
+
+from msgspec import ValidationError, json
+from msgspec.structs import asdict
+from sqlalchemy import ColumnElement, and_, bindparam, delete, func, insert, select, true, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from data_manager.adapters.meta.database import Database, T, Work
+from data_manager.adapters.meta.tables import certificates, coverage, holes, upsert
+from data_manager.domain.certificate import Certificate
+from data_manager.domain.condition import Flaw
+from data_manager.domain.coverage import Audited
+from data_manager.domain.errors import BadQuery, Conflict, Corrupt
+from data_manager.domain.ledger import HoleState, LedgerEntry, Step
+from data_manager.domain.span import Span
+from data_manager.domain.truth import Mark, SeriesTruth, TruthChange
+
+_AT_ONCE: Final = 500  # names in one question
+_IN_TIME: Final = (holes.c.series, holes.c.start_ms, holes.c.id)
+_NEWEST_FIRST: Final = (certificates.c.issued_ms.desc(), certificates.c.id.desc())
+_SPANS = json.Decoder(tuple[Audited, ...])
+_FLAWS = json.Decoder(tuple[Flaw, ...])
+_STEPS = json.Decoder(tuple[Step, ...])
+_CERTIFICATE = json.Decoder(Certificate)
+_RENAMED: Final = {"after": "after_key", "before": "before_key"}
+V = TypeVar("V")
+
+
+class TruthInSql:
+    """See TruthStore. Mixed into SqlMetaStore, whose writes may be under a lease."""
+
+    _database: Database
+
+    async def _write(self, work: Work[T]) -> T:
+        raise NotImplementedError
+
+    async def truth_versions(self) -> Mapping[str, int]:
+        """See TruthStore.truth_versions."""
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(select(coverage.c.series, coverage.c.version))).all()
+        return {row.series: row.version for row in rows}
+
+    async def truths(self, series: Sequence[str] | None = None) -> list[SeriesTruth]:
+        """See TruthStore.truths."""
+        found: list[SeriesTruth] = []
+        async with self._database.reading() as connection:
+            for names in [None] if series is None else _parts(sorted(set(series))):
+                found += await _truths(connection, names)
+        return found
+
+    async def keep_truths(self, changes: Sequence[TruthChange]) -> None:
+        """See TruthStore.keep_truths."""
+        ordered = sorted(changes, key=attrgetter("series"))
+        assert len({one.series for one in ordered}) == len(ordered), "one change per series"
+        if ordered:
+            await self._write(lambda connection: _keep(connection, ordered))
+
+    async def holes(
+        self,
+        *,
+        limit: int,
+        offset: int = 0,
+        series: str | None = None,
+        states: Sequence[HoleState] = (),
+        span: Span | None = None,
+    ) -> tuple[list[LedgerEntry], int]:
+        """See TruthStore.holes."""
+        wanted: ColumnElement[bool] = true()
+        if series is not None:
+            wanted = and_(wanted, holes.c.series == series)
+        if states:
+            wanted = and_(wanted, holes.c.state.in_([state.value for state in states]))
+        if span is not None:
+            wanted = and_(wanted, holes.c.start_ms < span.end_ms, holes.c.end_ms > span.start_ms)
+        page = select(holes).where(wanted).order_by(*_IN_TIME)
+        async with self._database.reading() as connection:
+            total = await connection.scalar(select(func.count()).select_from(holes).where(wanted))
+            rows = await connection.execute(page.limit(_whole(limit, "limit")).offset(_whole(offset, "offset")))
+            return [_entry(row) for row in rows.mappings()], total or 0
+
+    async def keep_certificate(self, certificate: Certificate) -> None:
+        """See TruthStore.keep_certificate."""
+        names = [column.name for column in certificates.columns if column.name != "body"]
+        row = {name: getattr(certificate, name) for name in names}
+        put = upsert(self._database.dialect, certificates, lambda held, new: {"body": held["body"]})
+        await self._write(lambda connection: connection.execute(put, {**row, "body": json.encode(certificate)}))
+
+    async def certificates(
+        self, *, limit: int, offset: int = 0, series: str | None = None
+    ) -> tuple[list[Certificate], int]:
+        """See TruthStore.certificates."""
+        wanted = true() if series is None else certificates.c.series == series
+        page = select(certificates).where(wanted).order_by(*_NEWEST_FIRST)
+        async with self._database.reading() as connection:
+            total = await connection.scalar(select(func.count()).select_from(certificates).where(wanted))
+            rows = await connection.execute(page.limit(_whole(limit, "limit")).offset(_whole(offset, "offset")))
+            return [_certificate(row) for row in rows.mappings()], total or 0
+
+    async def certificate(self, certificate_id: str) -> Certificate | None:
+        """See TruthStore.certificate."""
+        asked = select(certificates).where(certificates.c.id == certificate_id)
+        async with self._database.reading() as connection:
+            row = (await connection.execute(asked)).mappings().one_or_none()
+        return None if row is None else _certificate(row)
+
+
+# ── Reading ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def _truths(connection: AsyncConnection, names: Sequence[str] | None) -> list[SeriesTruth]:
+    series, ledger = select(coverage), select(holes)
+    if names is not None:
+        series, ledger = series.where(coverage.c.series.in_(names)), ledger.where(holes.c.series.in_(names))
+    rows = (await connection.execute(series.order_by(coverage.c.series))).mappings().all()
+    entries = [_entry(row) for row in (await connection.execute(ledger.order_by(*_IN_TIME))).mappings()]
+    of_series = {name: tuple(group) for name, group in groupby(entries, key=attrgetter("series"))}
+    return [_truth(row, of_series.get(row["series"], ())) for row in rows]
+
+
+def _truth(row: Mapping[Any, Any], entries: tuple[LedgerEntry, ...]) -> SeriesTruth:
+    what = f"coverage of {row['series']}"
+    return SeriesTruth(
+        series=row["series"],
+        version=row["version"],
+        mark=Mark(**{name: row[name] for name in Mark.__struct_fields__}),
+        coverage=_decoded(_SPANS, row["spans"], what),
+        flaws=_decoded(_FLAWS, row["flaws"], what),
+        holes=entries,
+    )
+
+
+def _entry(row: Mapping[Any, Any]) -> LedgerEntry:
+    values = {name: row[_RENAMED.get(name, name)] for name in LedgerEntry.__struct_fields__}
+    try:
+        state = HoleState(row["state"])
+    except ValueError as error:
+        raise Corrupt(f"hole {row['id']} cannot be read: {error}") from error
+    history = _decoded(_STEPS, row["history"], f"hole {row['id']}")
+    return LedgerEntry(**{**values, "state": state, "history": history})
+
+
+def _certificate(row: Mapping[Any, Any]) -> Certificate:
+    return _decoded(_CERTIFICATE, row["body"], f"certificate {row['id']}")
+
+
+def _decoded(decoder: json.Decoder[V], body: bytes, what: str) -> V:
+    try:
+        return decoder.decode(body)
+    except (ValidationError, ValueError) as error:
+        raise Corrupt(f"{what} cannot be read: {error}") from error
+
+
+# ── Writing ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def _keep(connection: AsyncConnection, changes: Sequence[TruthChange]) -> None:
+    """In order of series: writers that take their locks in one order cannot wait for each other."""
+    held = await _held(connection, [one.series for one in changes])
+    for one in changes:
+        if held.get(one.series, 0) != one.version:
+            raise Conflict(f"{one.series} was audited by somebody else meanwhile: nothing was entered")
+    await _keep_coverage(connection, changes)
+    gone = [entry_id for one in changes for entry_id in one.absorbed]
+    if gone:
+        forget = delete(holes).where(holes.c.id == bindparam("entry_id"))
+        await connection.execute(forget, [{"entry_id": entry_id} for entry_id in sorted(gone)])
+    entries = sorted((entry for one in changes for entry in one.entries), key=attrgetter("id"))
+    if entries:
+        put = upsert(connection.dialect.name, holes, lambda held, new: {name: new[name] for name in _CHANGES})
+        await connection.execute(put, [_entry_row(entry) for entry in entries])
+
+
+_CHANGES: Final = [column.name for column in holes.columns if column.name not in ("id", "series")]
+
+
+async def _held(connection: AsyncConnection, names: Sequence[str]) -> dict[str, int]:
+    """Versions, which nobody else changes until the commit."""
+    found: dict[str, int] = {}
+    for some in _parts(names):
+        asked = select(coverage.c.series, coverage.c.version).where(coverage.c.series.in_(some)).with_for_update()
+        found |= {row.series: row.version for row in (await connection.execute(asked)).all()}
+    return found
+
+
+async def _keep_coverage(connection: AsyncConnection, changes: Sequence[TruthChange]) -> None:
+    rows = [_coverage_row(one) for one in changes]
+    fresh, known = [row for row in rows if row["version"] == 1], [row for row in rows if row["version"] > 1]
+    if fresh:
+        try:
+            await connection.execute(insert(coverage), fresh)
+        except IntegrityError as error:
+            raise Conflict("a series was audited by somebody else meanwhile: nothing was entered") from error
+    if known:
+        values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in known[0] if name != "series"}
+        change = update(coverage).where(coverage.c.series == bindparam("new_series")).values(values)
+        await connection.execute(change, [{f"new_{name}": value for name, value in row.items()} for row in known])
+
+
+def _coverage_row(change: TruthChange) -> dict[str, Any]:
+    return {
+        "series": change.series,
+        "version": change.version + 1,
+        **asdict(change.mark),
+        "spans": json.encode(change.coverage),
+        "flaws": json.encode(change.flaws),
+    }
+
+
+def _entry_row(entry: LedgerEntry) -> dict[str, Any]:
+    row = {_RENAMED.get(name, name): getattr(entry, name) for name in LedgerEntry.__struct_fields__}
+    return {**row, "state": entry.state.value, "history": json.encode(entry.history)}
+
+
+def _parts(names: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (names[at : at + _AT_ONCE] for at in range(0, len(names), _AT_ONCE))
+
+
+def _whole(number: int, field: str) -> int:
+    if not 0 <= number < 2**63:
+        raise BadQuery(field, number, "must be a whole number, 0 or more")
+    return number

@@ -1,0 +1,60 @@
+"""The port behind audits and certificates. Beside MetaStore, by the same adapters.
+
+Writers compare and set: a change names the version it started from, so that two auditors at once cannot both win.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from data_manager.domain.certificate import Certificate
+from data_manager.domain.ledger import HoleState, LedgerEntry
+from data_manager.domain.span import Span
+from data_manager.domain.truth import SeriesTruth, TruthChange
+
+
+class TruthStore(Protocol):
+    """Coverage, the hole ledger and certificates. Raises Unavailable and Corrupt like the rest of the metadata."""
+
+    async def truth_versions(self) -> Mapping[str, int]:
+        """By id of every series ever audited, the version of what is known of it."""
+        ...
+
+    async def truths(self, series: Sequence[str] | None = None) -> list[SeriesTruth]:
+        """What is known of these series (None: of all), in order of id; series nobody audited are left out."""
+        ...
+
+    async def keep_truths(self, changes: Sequence[TruthChange]) -> None:
+        """Enter the changes, one per series, all of them or none; durable on return.
+
+        Raises Conflict when a series has another version than the change started from.
+        """
+        ...
+
+    async def holes(
+        self,
+        *,
+        limit: int,
+        offset: int = 0,
+        series: str | None = None,
+        states: Sequence[HoleState] = (),
+        span: Span | None = None,
+    ) -> tuple[list[LedgerEntry], int]:
+        """A page of the ledger by series and time, and how many entries there are in all. No states: any state.
+
+        span: only entries that share an instant with it.
+        """
+        ...
+
+    async def keep_certificate(self, certificate: Certificate) -> None:
+        """Keep it for good; the same one twice is one."""
+        ...
+
+    async def certificates(
+        self, *, limit: int, offset: int = 0, series: str | None = None
+    ) -> tuple[list[Certificate], int]:
+        """A page of certificates, the newest first, and how many there are in all."""
+        ...
+
+    async def certificate(self, certificate_id: str) -> Certificate | None:
+        """The one with that id, as it was issued. Raises Corrupt when what is kept cannot be read."""
+        ...

@@ -1,0 +1,328 @@
+"""Audit: looks at what is held and says what is missing or wrong, series by series.
+
+    store ──> looking (pages of keys) ──> judging (holes) ──┐
+                                      └─> checks (values) ──┴─> entering ──> coverage, ledger, flaws ──> TruthStore
+                                                                         └─> findings ──> report
+
+Incremental: each series from its mark on, and now and then all of it (a sweep). An audit that fails says so: the span
+it could not judge is UNKNOWN, which nobody takes for complete, and a finding tells why. What is written names the
+version it started from, so that two auditors at once do not overwrite each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+import structlog
+from msgspec import Struct
+from msgspec.structs import replace
+
+from data_manager.domain.condition import Flaw
+from data_manager.domain.continuity import MaxSilence, Sparse
+from data_manager.domain.dataset import Series, parse_series
+from data_manager.domain.datasets import DATASETS
+from data_manager.domain.errors import Conflict, Corrupt, NotFound, Unavailable
+from data_manager.domain.finding import Finding, FindingKind
+from data_manager.domain.ledger import LedgerEntry
+from data_manager.domain.span import Span
+from data_manager.domain.time import DAY_MS, SECOND_MS
+from data_manager.domain.truth import Mark, SeriesTruth, TruthChange
+from data_manager.ports import Clock, MetaStore, SeriesStore
+from data_manager.ports_truth import TruthStore
+from data_manager.services.auditing.entering import Entering
+from data_manager.services.auditing.looking import Looked, Looking, Seen
+from data_manager.services.auditing.telling import changes_of, not_done
+
+Report = Callable[[Sequence[Finding]], None]
+Progress = Callable[[int, int, str], None]
+
+GRACE_MS: Final = 10 * SECOND_MS
+SWEEP_MS: Final = DAY_MS
+PAGE_ROWS: Final = 1_000_000
+_AT_ONCE: Final = 500  # series in one write
+_AT_ONCE_S: Final = 2.0  # so long at most what was audited waits for it
+_WORKERS: Final = 2  # one judges while the other waits for the store
+_DROPS_MAX: Final = 10_000
+_NOT_DONE: Final = (FindingKind.UNAUDITED, FindingKind.CORRUPT)
+_log = structlog.get_logger(__name__)
+
+
+class Audited(Struct, frozen=True, kw_only=True):
+    """What a run came to. holes: entries of the ledger that are not healed, of the series and span audited."""
+
+    audited: int  # series
+    failed: tuple[str, ...]  # ids of series whose audit could not be done
+    findings: int  # that began, changed or ended
+    holes: tuple[LedgerEntry, ...]
+    rows: int  # read
+    seconds: float
+
+
+class _Outcome(Struct, frozen=True):
+    series: Series
+    change: TruthChange
+    truth: SeriesTruth
+    findings: list[Finding]
+    rows: int
+    seen: Seen | None
+    error: Exception | None
+
+
+class Auditor:
+    """Audits the series of one store. failures: audits that could not be done since the start, by error."""
+
+    def __init__(
+        self,
+        store: SeriesStore,
+        truth: TruthStore,
+        meta: MetaStore,
+        clock: Clock,
+        report: Report,
+        *,
+        grace_ms: int = GRACE_MS,
+        sweep_ms: int = SWEEP_MS,
+        page_rows: int = PAGE_ROWS,
+    ) -> None:
+        self.failures: Counter[str] = Counter()
+        self.last: Audited | None = None  # of a run over all series
+        self._store = store
+        self._truth = truth
+        self._meta = meta
+        self._clock = clock
+        self._report = report
+        self._sweep_ms = sweep_ms
+        self._looking = Looking(store, grace_ms, page_rows)
+        self._turn = asyncio.Lock()
+        self._known: dict[str, SeriesTruth] = {}
+        self._seen: dict[str, Seen] = {}
+        self._open: dict[str, list[Finding]] | None = None  # that say what could not be audited, by series
+
+    async def run(
+        self,
+        series: Sequence[Series] | None = None,
+        *,
+        span: Span | None = None,
+        full: bool = False,
+        truth: TruthStore | None = None,
+        progress: Progress | None = None,
+    ) -> Audited:
+        """Audit these series (None: all that are held), by default what changed since the last time.
+
+        full: all of each, values too. span: only that stretch. truth: where to write instead, such as under a lease.
+        Raises NotFound for a series of which nothing was ever held, Conflict when another auditor came first twice,
+        and Unavailable when a store is away; what was audited by then is kept.
+        """
+        async with self._turn:
+            wanted = await self._wanted(series)
+            run = _Run(self, truth or self._truth, span, full, self._clock.now_ms())
+            done = await run.all(wanted, progress or _nobody)
+            if series is None and span is None:
+                self.last = done
+            return done
+
+    async def _wanted(self, series: Sequence[Series] | None) -> list[Series]:
+        held = await self._store.series()
+        await self._refresh()
+        if series is None:
+            emptied = [one.series for one in self._known.values() if one.coverage]
+            return sorted({*held, *(parse_series(name, DATASETS, "") for name in emptied)})
+        for one in series:
+            if one not in held and one.id not in self._known:
+                raise NotFound(
+                    f"nothing was ever held of {one.id}: GET /catalog/datasets and `data-manager query` know more"
+                )
+        return sorted(set(series))
+
+    async def _refresh(self, only: Iterable[str] = ()) -> None:
+        """Learn what somebody else entered since we looked."""
+        versions = await self._truth.truth_versions()
+        stale = [name for name, version in versions.items() if getattr(self._known.get(name), "version", 0) != version]
+        if stale:
+            found = await self._truth.truths(stale if len(stale) < len(versions) else None)
+            self._known.update((one.series, one) for one in found)
+            for name in stale:
+                self._seen.pop(name, None)
+        for name in only:
+            self._seen.pop(name, None)
+
+    # ---- one series ----------------------------------------------------------------------------------------------
+
+    async def _audit(
+        self, series: Series, span: Span | None, full: bool, now_ms: int, lost: Sequence[Flaw]
+    ) -> _Outcome:
+        """What became of the audit of one series; never raises but for a cancellation."""
+        truth = self._known.get(series.id) or SeriesTruth(series=series.id)
+        looked = Looked(Entering(truth, now_ms))
+        error = await self._looked(looked, series, truth, span, full, now_ms)
+        entering = looked.entering
+        if lost:
+            entering.lost(lost)
+        mark = looked.mark or truth.mark or Mark(looked_ms=0, swept_ms=0)
+        if error is None:
+            findings = [*changes_of(series.id, entering, truth.flaws, now_ms), *self._done(series.id, now_ms)]
+        else:
+            findings = self._failed(series.id, looked, error, now_ms)
+            mark = replace(truth.mark or mark, from_ms=None, anchor_key=None)  # the next one looks at everything
+        return _Outcome(series, entering.change(mark), entering.truth(mark), findings, looked.rows, looked.seen, error)
+
+    async def _looked(
+        self, looked: Looked, series: Series, truth: SeriesTruth, span: Span | None, full: bool, now_ms: int
+    ) -> Exception | None:
+        try:
+            if span is not None:
+                await self._looking.within(looked, series, span, now_ms)
+                return None
+            sweep = truth.mark is not None and now_ms - truth.mark.swept_ms >= self._sweep_ms
+            await self._looking.go_on(
+                looked,
+                series,
+                truth,
+                now_ms,
+                full=full or sweep,
+                values=full or not sweep,
+                seen=self._seen.get(series.id),
+            )
+        except Exception as error:  # noqa: BLE001 - whatever broke the audit of one series, nobody may take it for complete
+            looked.entering = Entering(truth, now_ms)
+            return error
+        return None
+
+    def _failed(self, name: str, looked: Looked, error: Exception, now_ms: int) -> list[Finding]:
+        """Enter that nothing is known of the span, and tell why."""
+        self.failures[type(error).__name__] += 1
+        _log.error("an audit could not be done", series=name, reason=str(error), exc_info=error)
+        covered = looked.entering.coverage
+        if looked.span is not None:
+            span = looked.span
+        elif covered:
+            span = Span(covered[0].start_ms, max(covered[-1].end_ms, now_ms))
+        else:
+            span = Span(now_ms - 1, now_ms)
+        looked.entering.enter_unknown(span)
+        kind = FindingKind.CORRUPT if isinstance(error, Corrupt) else FindingKind.UNAUDITED
+        finding = not_done(name, span, kind, str(error) or type(error).__name__, now_ms)
+        self._opened.setdefault(name, []).append(finding)
+        return [finding]
+
+    def _done(self, name: str, now_ms: int) -> list[Finding]:
+        return [one.resolved(now_ms, now_ms) for one in self._opened.pop(name, ())]
+
+    @property
+    def _opened(self) -> dict[str, list[Finding]]:
+        if self._open is None:
+            self._open = {}
+        return self._open
+
+    async def _learn_open(self) -> None:
+        """Findings that an earlier life of ours left open."""
+        if self._open is not None:
+            return
+        opened: dict[str, list[Finding]] = {}
+        for kind in _NOT_DONE:
+            for one in (await self._meta.findings(limit=_DROPS_MAX, kind=kind, open_only=True))[0]:
+                opened.setdefault(one.series or "", []).append(one)
+        self._open = opened
+
+    async def _drops(self) -> dict[str, list[Flaw]]:
+        """What was let go of series whose rule cannot see that rows are missing."""
+        found: dict[str, list[Flaw]] = {}
+        for one in (await self._meta.findings(limit=_DROPS_MAX, kind=FindingKind.DROPPED))[0]:
+            blind = one.series and isinstance(DATASETS[one.series.split(".")[1]].continuity, MaxSilence | Sparse)
+            if blind and one.end_ms is not None:
+                flaw = Flaw(one.start_ms, one.end_ms, FindingKind.DROPPED.value, lost=True)
+                found.setdefault(str(one.series), []).append(flaw)
+        return found
+
+
+class _Run:
+    """One run of an auditor."""
+
+    def __init__(self, auditor: Auditor, truth: TruthStore, span: Span | None, full: bool, now_ms: int) -> None:
+        self._auditor = auditor
+        self._truth = truth
+        self._span = span
+        self._full = full
+        self._now_ms = now_ms
+        self._waiting: list[_Outcome] = []
+        self._failed: list[str] = []
+        self._findings = self._rows = 0
+        self._away: Unavailable | None = None
+        self._drops: dict[str, list[Flaw]] = {}
+
+    async def all(self, wanted: Sequence[Series], progress: Progress) -> Audited:
+        """Audit them, a few at a time, and write what came out in parts."""
+        clock = self._auditor._clock
+        started_s = written_s = clock.monotonic_s()
+        await self._auditor._learn_open()
+        self._drops = await self._auditor._drops()
+        for at in range(0, len(wanted), _WORKERS):
+            some = wanted[at : at + _WORKERS]
+            self._take(await asyncio.gather(*(self._one(series) for series in some)))
+            progress(at + len(some), len(wanted), some[-1].id)
+            late = clock.monotonic_s() - written_s >= _AT_ONCE_S
+            if late or len(self._waiting) >= _AT_ONCE or self._away is not None:
+                await self._write()
+                written_s = clock.monotonic_s()
+            if self._away is not None:
+                raise self._away
+        await self._write()
+        return Audited(
+            audited=len(wanted) - len(self._failed),
+            failed=tuple(self._failed),
+            findings=self._findings,
+            holes=tuple(self._holes(wanted)),
+            rows=self._rows,
+            seconds=clock.monotonic_s() - started_s,
+        )
+
+    async def _one(self, series: Series) -> _Outcome:
+        lost = self._drops.get(series.id, ())
+        return await self._auditor._audit(series, self._span, self._full, self._now_ms, lost)
+
+    def _take(self, outcomes: Sequence[_Outcome]) -> None:
+        for one in outcomes:
+            self._waiting.append(one)
+            self._rows += one.rows
+            if one.error is not None:
+                self._failed.append(one.series.id)
+            if isinstance(one.error, Unavailable):
+                self._away = one.error
+
+    async def _write(self) -> None:
+        """Enter what waits; where somebody else came first, audit these series once more."""
+        waiting, self._waiting = self._waiting, []
+        try:
+            await self._truth.keep_truths([one.change for one in waiting])
+        except Conflict as error:
+            if type(error) is not Conflict:
+                raise
+            await self._auditor._refresh(one.series.id for one in waiting)
+            waiting = [await self._one(one.series) for one in waiting]
+            await self._truth.keep_truths([one.change for one in waiting])
+        for one in waiting:
+            self._entered(one)
+
+    def _entered(self, one: _Outcome) -> None:
+        auditor = self._auditor
+        auditor._known[one.series.id] = one.truth
+        if one.seen is not None:
+            auditor._seen[one.series.id] = one.seen
+        elif self._span is None:
+            auditor._seen.pop(one.series.id, None)
+        self._findings += len(one.findings)
+        if one.findings:
+            auditor._report(one.findings)
+
+    def _holes(self, wanted: Sequence[Series]) -> Iterable[LedgerEntry]:
+        for series in wanted:
+            truth, span = self._auditor._known.get(series.id), self._span
+            for one in truth.holes if truth else ():
+                if one.live and (span is None or (one.start_ms < span.end_ms and one.end_ms > span.start_ms)):
+                    yield one
+
+
+def _nobody(done: int, total: int, at: str) -> None:
+    """Progress that nobody watches."""

@@ -1,0 +1,135 @@
+"""What an audit of one series changes: coverage, ledger and flaws as they stand after each page, and what to write."""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from data_manager.domain.checks import Offence
+from data_manager.domain.condition import Flaw
+from data_manager.domain.continuity import Hole
+from data_manager.domain.coverage import Audited, Result, added
+from data_manager.domain.ledger import HoleState, LedgerEntry, moved
+from data_manager.domain.reconcile import ChangeKind, reconciled
+from data_manager.domain.span import Span, difference, intersection
+from data_manager.domain.time import MINUTE_MS
+from data_manager.domain.truth import Mark, SeriesTruth, TruthChange
+
+RULE_VERSION: Final = 1
+"""Of the rules an audit judges by. Raise it when they change: what older ones said is then unverified."""
+
+SURE_AFTER_MS: Final = 10 * MINUTE_MS
+"""Rows that should have come so long ago are not on their way any more: such a hole is open at once."""
+
+_FLAWS_MAX: Final = 1_000
+_PIECES_MAX: Final = 200  # holes of one page that are told apart in the coverage
+
+
+class Entering:
+    """One audit of one series on its way into the store. before: the ledger as it stood, by id."""
+
+    def __init__(self, truth: SeriesTruth, now_ms: int) -> None:
+        self.before = {entry.id: entry for entry in truth.holes}
+        self.coverage: Sequence[Audited] = truth.coverage
+        self.flaws = list(truth.flaws)
+        self.lifted: list[Flaw] = []  # flaws that are no more
+        self.judged_until_ms: int | None = None
+        self._truth = truth
+        self._now_ms = now_ms
+        # Coverage is added in the order of time, even when our clock was set back.
+        self._audited_ms = max([now_ms, *(one.audited_ms + 1 for one in truth.coverage)])
+        self._ledger = dict(self.before)
+        self._written: dict[str, LedgerEntry] = {}
+
+    @property
+    def ledger(self) -> list[LedgerEntry]:
+        """All entries as they stand now, in order of time."""
+        return sorted(self._ledger.values(), key=lambda entry: entry.start_ms)
+
+    def enter(self, span: Span, holes: Sequence[Hole]) -> None:
+        """What an audit found in the span it could speak for."""
+        near = [one for one in self._ledger.values() if one.start_ms <= span.end_ms and one.end_ms >= span.start_ms]
+        if near or holes:
+            self._reconcile(near, span, holes)
+        self._cover(_results(span, holes, self._audited_ms))
+        self.judged_until_ms = max(span.end_ms, self.judged_until_ms or span.end_ms)
+
+    def enter_unknown(self, span: Span) -> None:
+        """The audit of the span could not be done."""
+        self._cover([Audited(span.start_ms, span.end_ms, Result.UNKNOWN, RULE_VERSION, self._audited_ms)])
+
+    def enter_checks(self, span: Span, offences: Iterable[Offence]) -> None:
+        """All that the checks blame among the rows of a span; what they blamed before is over."""
+        found = {Flaw(one.start_ms, one.end_ms, one.rule) for one in offences if one.severity != "info"}
+        inside = [one for one in self.flaws if not one.lost and span.start_ms <= one.start_ms < span.end_ms]
+        self.lifted += [one for one in inside if one not in found]
+        kept = [one for one in self.flaws if one not in inside]
+        self.flaws = sorted([*kept, *found], key=lambda one: (one.start_ms, one.end_ms, one.reason))[-_FLAWS_MAX:]
+
+    def lost(self, flaws: Sequence[Flaw]) -> None:
+        """What is known to be lost and no rule can see."""
+        known = {one for one in self.flaws if one.lost}
+        self.flaws += [one for one in flaws if one not in known]
+
+    def keep_within(self, span: Span | None) -> None:
+        """Forget what was said of instants of which no rows are held any more."""
+        spans = [] if span is None else [span]
+        self.coverage = [
+            Audited(part.start_ms, part.end_ms, one.result, one.rule_version, one.audited_ms)
+            for one in self.coverage
+            for part in intersection([Span(one.start_ms, one.end_ms)], spans)
+        ]
+
+    def suspected_since_ms(self) -> int | None:
+        """The earliest start of a hole that another audit has to confirm."""
+        suspected = [one.start_ms for one in self._ledger.values() if one.state is HoleState.SUSPECTED]
+        return min(suspected, default=None)
+
+    def change(self, mark: Mark) -> TruthChange:
+        """What to write."""
+        return TruthChange(
+            series=self._truth.series,
+            version=self._truth.version,
+            mark=mark,
+            coverage=tuple(self.coverage),
+            flaws=tuple(self.flaws),
+            entries=tuple(self._written.values()),
+            absorbed=tuple(self.before.keys() - self._ledger.keys()),
+        )
+
+    def truth(self, mark: Mark) -> SeriesTruth:
+        """The series as it stands once the change is written."""
+        return SeriesTruth(
+            series=self._truth.series,
+            version=self._truth.version + 1,
+            mark=mark,
+            coverage=tuple(self.coverage),
+            flaws=tuple(self.flaws),
+            holes=tuple(self.ledger),
+        )
+
+    def _cover(self, pieces: Sequence[Audited]) -> None:
+        self.coverage = added(self.coverage, pieces)
+
+    def _reconcile(self, near: Sequence[LedgerEntry], span: Span, holes: Sequence[Hole]) -> None:
+        for change in reconciled(near, span, holes, series=self._truth.series, now_ms=self._now_ms):
+            for old in change.absorbed:
+                self._ledger.pop(old, None)
+                self._written.pop(old, None)
+            entry = self._sure(change.entry)
+            self._ledger[entry.id] = entry
+            if change.kind is not ChangeKind.UNCHANGED or entry is not change.entry:
+                self._written[entry.id] = entry
+
+    def _sure(self, entry: LedgerEntry) -> LedgerEntry:
+        if entry.state is HoleState.SUSPECTED and entry.end_ms <= self._now_ms - SURE_AFTER_MS:
+            why = "its rows should have come long ago"
+            return moved(entry, HoleState.OPEN, at_ms=self._now_ms, by="audit", why=why)
+        return entry
+
+
+def _results(span: Span, holes: Sequence[Hole], audited_ms: int) -> list[Audited]:
+    """FAIL where rows are missing, PASS elsewhere; FAIL for all of it where there are too many places to tell."""
+    failed = intersection((Span(hole.start_ms, hole.end_ms) for hole in holes), [span])
+    if len(failed) > _PIECES_MAX:
+        failed = [span]
+    pieces = [(part, Result.PASS) for part in difference([span], failed)] + [(part, Result.FAIL) for part in failed]
+    return [Audited(part.start_ms, part.end_ms, result, RULE_VERSION, audited_ms) for part, result in pieces]

@@ -1,0 +1,401 @@
+"""The REST interface: GET /fapi/v1/…, its parameters, their limits, and what it answers.
+
+    request → faults → what it costs → parameters → the market's rows → faults in the rows → JSON
+
+A request whose parameters are refused has cost its weight. Times are inclusive at both ends.
+"""
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import numpy as np
+
+from data_manager.domain.time import DAY_MS, HOUR_MS, INTERVALS_MS, MINUTE_MS, floor_open_ms
+from data_manager.simulator import bars, listing, rows
+from data_manager.simulator.answers import Raw, Refused, Units, decimal
+from data_manager.simulator.bars import Rows
+from data_manager.simulator.books import Books
+from data_manager.simulator.clock import ExchangeClock
+from data_manager.simulator.contracts import Contract
+from data_manager.simulator.faults import Faults
+from data_manager.simulator.limits import FUNDING, WEIGHT, Bucket, Limits
+from data_manager.simulator.market import Tape
+from data_manager.simulator.quotes import Quotes
+
+_AGGREGATES_KEPT_MS: Final = 48 * HOUR_MS
+_TRADES_KEPT_MS: Final = 30 * DAY_MS
+_DEPTH_WEIGHTS: Final = {5: 2, 10: 2, 20: 2, 50: 2, 100: 5, 500: 10, 1_000: 20}
+_DIGITS = re.compile(r"[0-9]{1,20}", re.ASCII)
+_LAST_MS: Final = 1 << 53
+
+Params = Mapping[str, str]
+
+
+class Endpoint(NamedTuple):
+    """One path: what it costs, out of which bucket, and what answers it."""
+
+    weigh: Callable[[Params], int]
+    answer: Callable[["Rest", Params], Any]
+    bucket: Bucket = WEIGHT
+
+
+class Rest:
+    """Answers requests from a tape. No sockets here: answer() is the whole of it."""
+
+    def __init__(
+        self,
+        tape: Tape,
+        quotes: Quotes,
+        books: Books,
+        clock: ExchangeClock,
+        limits: Limits,
+        faults: Faults,
+        *,
+        only: Collection[str] = (),
+    ) -> None:
+        """only: the endpoints there are; all without."""
+        self.tape = tape
+        self.quotes = quotes
+        self.books = books
+        self.clock = clock
+        self.limits = limits
+        self.faults = faults
+        self._only = only
+        self._truth = False
+
+    def answer(self, path: str, params: Params, headers: Mapping[str, str], address: str) -> Raw:
+        """The answer to one GET. Raises nothing."""
+        told: dict[str, str] = {}
+        try:
+            self.faults.refuse(path, address)
+            endpoint = self._endpoint(path)
+            told = self.limits.charge(address, endpoint.bucket, endpoint.weigh(params))
+            if path.endswith("historicalTrades") and not headers.get("x-mbx-apikey"):
+                raise Refused(401, -2014, "API-key format invalid.")
+            body = msgspec.json.encode(endpoint.answer(self, params))
+        except Refused as no:
+            if no.page is not None:
+                return Raw(status=no.status, body=no.page, headers=no.headers, media="text/html")
+            body = msgspec.json.encode({"code": no.code, "msg": no.message})
+            return Raw(status=no.status, body=body, headers=told | no.headers)
+        for _ in self.faults.matching("truncate", path):
+            return Raw(body=body[: len(body) // 2], headers=told, promised=len(body))
+        return Raw(body=body, headers=told)
+
+    def truth(self, path: str, params: Params) -> Raw:
+        """The same without budgets, faults and walls of time: what the market holds. For tests and demonstrations."""
+        calm = Rest(self.tape, self.quotes, self.books, self.clock, self.limits, Faults(self.clock, 0))
+        calm._truth = True
+        try:
+            return Raw(body=msgspec.json.encode(self._endpoint(path).answer(calm, params)))
+        except Refused as no:
+            return Raw(status=no.status, body=msgspec.json.encode({"code": no.code, "msg": no.message}))
+
+    def _endpoint(self, path: str) -> Endpoint:
+        found = re.fullmatch(r"/fapi/v[12]/(.+)", path)
+        name = found[1] if found else ""
+        if name not in _ENDPOINTS or (self._only and name not in self._only):
+            raise Refused(404, -5000, f"Path {path}, Method GET is invalid")
+        return _ENDPOINTS[name]
+
+    # ---- parameters --------------------------------------------------------------------------------------------
+
+    def contract(self, params: Params, name: str = "symbol") -> Contract:
+        """The contract asked for: symbols are case-insensitive. Raises Refused."""
+        text = params.get(name)
+        if not text:
+            raise mandatory(name)
+        symbol = text.upper() if text.isascii() else text
+        contract = self.tape.contracts.get(symbol)
+        if contract is None or contract.market != "um":
+            raise Refused(400, -1121, "Invalid symbol.") if name == "symbol" else Refused(400, -4144, "Invalid pair.")
+        return contract
+
+    def span(self, params: Params) -> tuple[int | None, int | None]:
+        """startTime and endTime. Raises Refused where they contradict one another."""
+        start_ms, end_ms = number(params, "startTime"), number(params, "endTime")
+        if start_ms is not None and end_ms is not None and start_ms > end_ms:
+            raise Refused(400, -1023, "Start time is greater than end time.")
+        return start_ms, end_ms
+
+    def limit(self, params: Params, default: int, most: int) -> int:
+        """How many rows. Raises Refused outside 1 to most."""
+        limit = number(params, "limit")
+        if limit is None:
+            return default
+        if not 1 <= limit <= (10**9 if self._truth else most):
+            raise Refused(400, -1130, "Data sent for parameter 'limit' is not valid.")
+        return limit
+
+    @property
+    def shown_ms(self) -> int:
+        """The time that answers show."""
+        return self.clock.now_ms() + self.faults.skew_ms()
+
+    # ---- candles -----------------------------------------------------------------------------------------------
+
+    def klines(self, params: Params) -> list[list[Any]]:
+        contract = self.contract(params)
+        return self._klines(params, contract, "klines")
+
+    def sampled_klines(self, params: Params, what: str) -> list[list[Any]]:
+        contract = self.contract(params, "pair" if what == "index" else "symbol")
+        return self._klines(params, contract, f"{what}PriceKlines" if what != "premium" else "premiumIndexKlines")
+
+    def continuous_klines(self, params: Params) -> list[list[Any]]:
+        contract = self.contract(params, "pair")
+        if params.get("contractType") not in ("PERPETUAL", "CURRENT_QUARTER", "NEXT_QUARTER", "TRADIFI_PERPETUAL"):
+            raise mandatory("contractType")
+        same = (
+            one
+            for one in self.tape.contracts.values()
+            if (one.pair, one.contract_type) == (contract.pair, params["contractType"])
+        )
+        return self._klines(params, next(same, contract), "klines")
+
+    def _klines(self, params: Params, contract: Contract, dataset: str) -> list[list[Any]]:
+        interval = params.get("interval")
+        if not interval:
+            raise mandatory("interval")
+        if interval not in INTERVALS_MS:
+            raise Refused(400, -1120, "Invalid interval.")
+        limit = self.limit(params, 500, 1_500)
+        start_ms, end_ms = self.span(params)
+        cap = self.faults.rows_max(f"/fapi/v1/{dataset}", limit)
+        now_ms = self.clock.now_ms()
+        ended_ms = min(now_ms, contract.delivery_ms - 1, _LAST_MS if end_ms is None else end_ms)
+        found = self._page(contract, dataset, interval, limit, start_ms, ended_ms)
+        found = found[:cap] if start_ms is not None else found[-cap:]
+        if dataset == "klines":
+            return rows.klines(found, interval, Units.of(contract))
+        return rows.sampled_klines(found, interval)
+
+    def _page(
+        self, contract: Contract, dataset: str, interval: str, limit: int, start_ms: int | None, ended_ms: int
+    ) -> Rows:
+        """At least limit candles where there are so many, whatever is missing between them."""
+        length_ms = INTERVALS_MS[interval] or 31 * DAY_MS
+        listed_ms = floor_open_ms(contract.onboard_ms, interval)
+        pieces: list[Rows] = [bars.empty()]
+        have, reach = 0, limit + 1
+        at_ms = ended_ms + 1 if start_ms is None else max(start_ms, listed_ms)
+        while have < limit and (at_ms > listed_ms if start_ms is None else at_ms <= ended_ms):
+            if start_ms is None:
+                low_ms, high_ms = floor_open_ms(max(0, at_ms - 1), interval) - (reach - 1) * length_ms, at_ms
+            else:
+                low_ms, high_ms = at_ms, min(ended_ms + 1, at_ms + reach * length_ms)
+            found = self._shown(contract, dataset, interval, max(0, low_ms), high_ms)
+            pieces.append(found)
+            have += len(found)
+            at_ms, reach = low_ms if start_ms is None else high_ms, reach * 2
+        page: Rows = np.concatenate(pieces[::-1] if start_ms is None else pieces)
+        return page
+
+    def _shown(self, contract: Contract, dataset: str, interval: str, first_ms: int, end_ms: int) -> Rows:
+        """Candles that open in [first_ms, end_ms), less what faults hide."""
+        now_ms = self.clock.now_ms()
+        if dataset == "klines":
+            found = self.tape.candles(contract, interval, first_ms, end_ms, now_ms)
+        else:
+            what = dataset.removesuffix("PriceKlines").removesuffix("IndexKlines")
+            found = self.tape.sampled_candles(contract, what, interval, first_ms, end_ms, now_ms)
+        return self.faults.candles("rest", dataset, contract.symbol, interval, found)
+
+    # ---- trades ------------------------------------------------------------------------------------------------
+
+    def agg_trades(self, params: Params) -> list[dict[str, Any]]:
+        contract = self.contract(params)
+        limit = self.limit(params, 500, 1_000)
+        start_ms, end_ms = self.span(params)
+        from_id = number(params, "fromId")
+        now_ms = self.clock.now_ms()
+        wall_ms = 0 if self._truth else now_ms - _AGGREGATES_KEPT_MS
+        cap = self.faults.rows_max("/fapi/v1/aggTrades", limit)
+        if from_id is not None:
+            found = self.tape.aggregates_from(contract, from_id, limit)
+            found = found.between(0, now_ms + 1)
+            if len(found) and int(found.at_ms[0]) < wall_ms:
+                raise _recent(2)
+        else:
+            if (start_ms is not None and start_ms < wall_ms) or (end_ms is not None and end_ms < wall_ms):
+                raise _recent(2)
+            low_ms, high_ms = start_ms, min(now_ms, _LAST_MS if end_ms is None else end_ms) + 1
+            if low_ms is None:
+                found = self._newest(contract, limit, high_ms)
+            else:
+                found = self.tape.aggregates(contract, low_ms, max(low_ms, high_ms))
+        if start_ms is not None and from_id is not None:
+            found = found.between(start_ms, now_ms + 1)
+        if end_ms is not None:
+            found = found.between(0, end_ms + 1)
+        found = self.faults.aggregates("rest", contract.symbol, found)
+        from_start = start_ms is not None or from_id is not None
+        return rows.aggregates(found.take(slice(cap) if from_start else slice(-cap, None)), Units.of(contract))
+
+    def trades(self, params: Params) -> list[dict[str, Any]]:
+        contract = self.contract(params)
+        limit = self.limit(params, 500, 1_000)
+        now_ms = self.clock.now_ms()
+        fills = self.tape.fills(self._newest(contract, limit, now_ms + 1), contract).between(0, now_ms + 1)
+        fills = self.faults.fills("rest", contract.symbol, fills)
+        cap = self.faults.rows_max("/fapi/v1/trades", limit)
+        return rows.trades(fills.take(slice(-cap, None)), Units.of(contract))
+
+    def historical_trades(self, params: Params) -> list[dict[str, Any]]:
+        contract = self.contract(params)
+        limit = self.limit(params, 100, 500)
+        from_id = number(params, "fromId")
+        now_ms = self.clock.now_ms()
+        if from_id is None:
+            found = self._newest(contract, limit, now_ms + 1)
+        else:
+            found = self.tape.aggregates_from(contract, self.tape.agg_id_of(contract, from_id), limit + 1)
+            if len(found) and int(found.at_ms[0]) < now_ms - _TRADES_KEPT_MS and not self._truth:
+                raise Refused(400, -4166, "Search window is restricted to recent 1 month only.")
+        fills = self.tape.fills(found, contract).between(0, now_ms + 1)
+        fills = self.faults.fills("rest", contract.symbol, fills.take(fills.trade_id >= (from_id or 0)))
+        cap = self.faults.rows_max("/fapi/v1/historicalTrades", limit)
+        return rows.trades(fills.take(slice(cap) if from_id is not None else slice(-cap, None)), Units.of(contract))
+
+    def _newest(self, contract: Contract, count: int, end_ms: int) -> Any:
+        """The last aggregates before end_ms, at least count where there are so many."""
+        end_ms = min(end_ms, contract.delivery_ms)
+        back_ms = 16 * MINUTE_MS
+        while True:
+            found = self.tape.aggregates(contract, max(contract.onboard_ms, end_ms - back_ms), max(end_ms, 0))
+            if len(found) >= count or end_ms - back_ms <= contract.onboard_ms:
+                return found.take(slice(-count, None))
+            back_ms *= 4
+
+    # ---- the book, the price, funding ---------------------------------------------------------------------------
+
+    def depth(self, params: Params) -> dict[str, Any]:
+        contract = self.contract(params)
+        limit = number(params, "limit")
+        if limit is not None and limit not in _DEPTH_WEIGHTS:
+            raise Refused(400, -4021, f"{limit} is not valid depth limit")
+        step = self.books.snapshot_step(self.clock.now_ms())
+        book = self.books.book(contract, step, limit or 500)
+        units = Units.of(contract)
+        return {
+            "lastUpdateId": book.update_id, "E": self.shown_ms, "T": book.at_ms,
+            "bids": rows.levels(book.bids, units), "asks": rows.levels(book.asks, units),
+        }  # fmt: skip
+
+    def funding_rate(self, params: Params) -> list[dict[str, Any]]:
+        contracts = [self.contract(params)] if params.get("symbol") else rows.known(list(self.tape.contracts.values()))
+        limit = self.limit(params, 100, 1_000)
+        start_ms, end_ms = self.span(params)
+        last_ms = min(self.clock.now_ms(), _LAST_MS if end_ms is None else end_ms)
+        first_ms = last_ms - (limit + 2) * 8 * HOUR_MS if start_ms is None else start_ms
+        found = [
+            answer for one in contracts for answer in self.quotes.settled(one, self.faults, "rest", first_ms, last_ms)
+        ]
+        found.sort(key=lambda answer: answer["fundingTime"])
+        cap = self.faults.rows_max("/fapi/v1/fundingRate", limit)
+        return found[-cap:] if start_ms is None else found[:cap]
+
+    def premium_index(self, params: Params) -> Any:
+        return self._each(params, lambda one: self.quotes.premium(one, self.clock.now_ms(), self.shown_ms))
+
+    def ticker(self, params: Params) -> Any:
+        return self._each(params, lambda one: self.quotes.day(one, self.clock.now_ms()))
+
+    def price(self, params: Params) -> Any:
+        def of(one: Contract) -> dict[str, Any]:
+            last = self._newest(one, 1, self.clock.now_ms() + 1)
+            at = {"price": int(last.price[-1]), "time": int(last.at_ms[-1])} if len(last) else {"price": 0, "time": 0}
+            return {"symbol": one.symbol, "price": decimal(at["price"], one.price_precision), "time": at["time"]}
+
+        return self._each(params, of)
+
+    def book_ticker(self, params: Params) -> Any:
+        step = self.books.snapshot_step(self.clock.now_ms())
+        return self._each(params, lambda one: self.quotes.best(one, self.books.book(one, step, 1)))
+
+    def open_interest(self, params: Params) -> dict[str, Any]:
+        contract = self.contract(params)
+        return self.quotes.open_interest(contract, self.clock.now_ms())
+
+    def _each(self, params: Params, of: Callable[[Contract], dict[str, Any]]) -> Any:
+        """One object for one symbol, an array of what is trading without."""
+        if params.get("symbol"):
+            return of(self.contract(params))
+        now_ms = self.clock.now_ms()
+        return [of(one) for one in rows.known(list(self.tape.contracts.values())) if one.status(now_ms) == "TRADING"]
+
+
+def number(params: Params, name: str) -> int | None:
+    """A parameter that is a whole number. Raises Refused."""
+    text = params.get(name)
+    if text is None:
+        return None
+    if text == "":
+        raise Refused(400, -1105, f"Parameter '{name}' was empty.")
+    if not _DIGITS.fullmatch(text):
+        message = f"Illegal characters found in parameter '{name}'; legal range is '^[0-9]{{1,20}}$'."
+        raise Refused(400, -1100, message)
+    return int(text)
+
+
+def mandatory(name: str) -> Refused:
+    return Refused(400, -1102, f"Mandatory parameter '{name}' was not sent, was empty/null, or malformed.")
+
+
+def _recent(days: int) -> Refused:
+    return Refused(400, -4166, f"Search window is restricted to recent {days} days only.")
+
+
+def _kline_weight(params: Params) -> int:
+    """By the measured edges; what is no number is refused later and costs the least."""
+    text = params.get("limit")
+    if text is None:
+        return 5
+    limit = int(text) if _DIGITS.fullmatch(text) else 0
+    return next(weight for edge, weight in ((100, 1), (500, 2), (1_000, 5), (1 << 70, 10)) if limit <= edge)
+
+
+def _depth_weight(params: Params) -> int:
+    text = params.get("limit")
+    return 1 if text is None else _DEPTH_WEIGHTS.get(int(text) if _DIGITS.fullmatch(text) else 0, 1)
+
+
+def _fixed(weight: int) -> Callable[[Params], int]:
+    return lambda _: weight
+
+
+def _by_symbol(one: int, every: int) -> Callable[[Params], int]:
+    return lambda params: one if params.get("symbol") else every
+
+
+def _listed(rest: Rest, _: Params) -> Any:
+    return listing.exchange_info(rows.known(list(rest.tape.contracts.values())), rest.shown_ms)
+
+
+def _fundings(rest: Rest, _: Params) -> Any:
+    return listing.funding_info(rest.tape.contracts.values(), rest.clock.now_ms())
+
+
+_ENDPOINTS: Final[dict[str, Endpoint]] = {
+    "ping": Endpoint(_fixed(1), lambda rest, _: {}),
+    "time": Endpoint(_fixed(1), lambda rest, _: {"serverTime": rest.shown_ms}),
+    "exchangeInfo": Endpoint(_fixed(1), _listed),
+    "klines": Endpoint(_kline_weight, Rest.klines),
+    "continuousKlines": Endpoint(_kline_weight, Rest.continuous_klines),
+    "markPriceKlines": Endpoint(_kline_weight, lambda rest, params: rest.sampled_klines(params, "mark")),
+    "indexPriceKlines": Endpoint(_kline_weight, lambda rest, params: rest.sampled_klines(params, "index")),
+    "premiumIndexKlines": Endpoint(_kline_weight, lambda rest, params: rest.sampled_klines(params, "premium")),
+    "aggTrades": Endpoint(_fixed(20), Rest.agg_trades),
+    "trades": Endpoint(_fixed(5), Rest.trades),
+    "historicalTrades": Endpoint(_fixed(200), Rest.historical_trades),
+    "depth": Endpoint(_depth_weight, Rest.depth),
+    "fundingRate": Endpoint(_fixed(1), Rest.funding_rate, FUNDING),
+    "fundingInfo": Endpoint(_fixed(1), _fundings, FUNDING),
+    "premiumIndex": Endpoint(_by_symbol(1, 10), Rest.premium_index),
+    "ticker/24hr": Endpoint(_by_symbol(1, 40), Rest.ticker),
+    "ticker/price": Endpoint(_by_symbol(1, 2), Rest.price),
+    "ticker/bookTicker": Endpoint(_by_symbol(2, 5), Rest.book_ticker),
+    "openInterest": Endpoint(_fixed(1), Rest.open_interest),
+}

@@ -1,0 +1,557 @@
+"""The audit over real stores: it finds exactly what is missing, says so twice alike, and never calls unknown good."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from data_manager.adapters.meta.sql import SqlMetaStore, open_meta
+from data_manager.adapters.store.embedded import EmbeddedStore
+from data_manager.domain.batch import STREAM, Batch, pack
+from data_manager.domain.coverage import Result
+from data_manager.domain.dataset import Series
+from data_manager.domain.datasets import BY_EVENT, DATASETS
+from data_manager.domain.errors import Corrupt, NotFound, Unavailable
+from data_manager.domain.events import BookTicker, Event, Number
+from data_manager.domain.finding import Finding, FindingKind, found
+from data_manager.domain.ledger import HoleState, LedgerEntry
+from data_manager.domain.span import Span
+from data_manager.domain.truth import SeriesTruth
+from data_manager.ports import SeriesStore
+from data_manager.services.audit import Auditor
+from tests.contract.rows import BASE_MS, candle, depth_update, trade
+from tests.memory import MemoryStore
+
+MINUTE_MS = 60_000
+MINUTES, TRADES = Series("um", "candle", "BTCUSDT", "1m"), Series("um", "trade", "BTCUSDT")
+BOOKS, TICKERS = Series("um", "depth_update", "BTCUSDT"), Series("um", "book_ticker", "BTCUSDT")
+
+
+class SetClock:
+    """Stands still until it is set."""
+
+    def __init__(self, now_ms: int) -> None:
+        self.now = now_ms
+
+    def now_ms(self) -> int:
+        return self.now
+
+    def monotonic_s(self) -> float:
+        return self.now / 1_000
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(0)
+
+
+class House:
+    """A store, its metadata, and an auditor whose findings are kept."""
+
+    def __init__(self, store: SeriesStore, meta: SqlMetaStore, now_ms: int, **options: Any) -> None:
+        self.store = store
+        self.meta = meta
+        self.clock = SetClock(now_ms)
+        self.told: list[Finding] = []
+        self.auditor = self.new(**options)
+
+    def new(self, **options: Any) -> Auditor:
+        """Another auditor of the same store, as after a restart."""
+        return Auditor(self.store, self.meta, self.meta, self.clock, self.told.extend, **options)
+
+    async def hold(self, events: Sequence[Event], **how: Any) -> None:
+        """Append them, received when they happened unless said otherwise."""
+        await self.store.append(fed(events, **how))
+
+    async def holes(self, series: Series | None = None, **how: Any) -> list[tuple[int, int]]:
+        """What an audit says is missing: key after which, and how many."""
+        done = await self.auditor.run(None if series is None else [series], **how)
+        assert done.failed == ()
+        return [(one.start_ms, one.end_ms) for one in done.holes]
+
+    async def truth(self, series: Series) -> SeriesTruth:
+        [one] = await self.meta.truths([series.id])
+        return one
+
+    async def covered(self, series: Series) -> list[tuple[int, int, str]]:
+        return [(one.start_ms, one.end_ms, one.result.value) for one in (await self.truth(series)).coverage]
+
+
+def fed(events: Sequence[Event], origin: str = STREAM) -> Batch:
+    """As the stream brings them: each received when it happened."""
+    dataset = BY_EVENT[type(events[0])]
+    moments = [getattr(one, "close_ms", None) or getattr(one, dataset.time) for one in events]
+    return pack(dataset, "um", events, moments, origin).batch
+
+
+@pytest.fixture(params=["memory", "embedded"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SeriesStore]:
+    one: SeriesStore = MemoryStore() if request.param == "memory" else EmbeddedStore(tmp_path, 8 << 20)
+    try:
+        yield one
+    finally:
+        await one.close()
+
+
+@pytest.fixture
+async def meta(tmp_path: Path) -> AsyncIterator[SqlMetaStore]:
+    one = await open_meta(f"sqlite:///{tmp_path}/meta.db")
+    try:
+        yield one
+    finally:
+        await one.close()
+
+
+def at(minute: int) -> int:
+    return BASE_MS + minute * MINUTE_MS
+
+
+def minutes(wanted: Collection[int]) -> list[Event]:
+    return [candle(minute) for minute in wanted]
+
+
+# ── Candles ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_one_missing_minute_is_found_and_the_open_candle_is_not_missed(
+    store: SeriesStore, meta: SqlMetaStore
+) -> None:
+    house = House(store, meta, at(30) + 40_000)
+    await house.hold([*minutes(set(range(30)) - {7}), candle(30, closed=False)])
+    assert await house.holes() == [(at(7), at(8))]
+    [entry] = (await house.truth(MINUTES)).holes
+    assert (entry.missing, entry.kind, entry.after, entry.before) == (1, "grid", at(6), at(8))
+    assert await house.covered(MINUTES) == [(at(0), at(7), "pass"), (at(7), at(8), "fail"), (at(8), at(30), "pass")]
+
+
+async def test_a_candle_that_may_be_on_its_way_is_no_hole_and_soon_is(store: SeriesStore, meta: SqlMetaStore) -> None:
+    house = House(store, meta, at(30) + 9_999)
+    await house.hold(minutes(range(29)))
+    assert await house.holes() == []
+    house.clock.now = at(30) + 10_000
+    assert await house.holes() == [(at(29), at(30))]
+    assert (await house.truth(MINUTES)).holes[0].state is HoleState.SUSPECTED
+    assert house.told == []
+    house.clock.now += 1
+    await house.holes()
+    assert (await house.truth(MINUTES)).holes[0].state is HoleState.OPEN
+    assert [(one.kind, one.open) for one in house.told] == [(FindingKind.HOLE, True)]
+
+
+async def test_a_hole_that_is_filled_later_is_healed_and_told(store: SeriesStore, meta: SqlMetaStore) -> None:
+    house = House(store, meta, at(200))
+    await house.hold(minutes(set(range(200)) - {5, 6, 90}))
+    assert await house.holes() == [(at(5), at(7)), (at(90), at(91))]
+    await house.hold(minutes([5]), origin="job:7")
+    house.clock.now += 1
+    assert await house.holes() == [(at(6), at(7)), (at(90), at(91))]
+    await house.hold(minutes([6, 90]), origin="job:7")
+    house.clock.now += 1
+    assert await house.holes() == []
+    states = [(one.start_ms, one.end_ms, one.state) for one in (await house.truth(MINUTES)).holes]
+    assert states == [(at(5), at(7), HoleState.HEALED), (at(90), at(91), HoleState.HEALED)]
+    assert sorted((one.start_ms, one.open) for one in house.told[-2:]) == [(at(5), False), (at(90), False)]
+
+
+async def test_a_second_audit_changes_nothing(store: SeriesStore, meta: SqlMetaStore) -> None:
+    house = House(store, meta, at(400))
+    await house.hold(minutes(set(range(400)) - {7, 300}))
+    await house.hold([trade(number) for number in range(1, 500) if number not in (77, 490)])
+    await house.auditor.run()
+    before, told = await meta.truths(), len(house.told)
+    for again in (house.auditor, house.new()):
+        for full in (False, True):
+            done = await again.run(full=full)
+            assert done.findings == 0
+            assert len(done.holes) == 4
+    after = await meta.truths()
+    assert [(one.holes, one.flaws) for one in after] == [(one.holes, one.flaws) for one in before]
+    assert [[(a.start_ms, a.end_ms, a.result) for a in one.coverage] for one in after] == [
+        [(a.start_ms, a.end_ms, a.result) for a in one.coverage] for one in before
+    ]
+    assert len(house.told) == told
+
+
+async def test_a_feed_that_stopped_is_missing_up_to_now_and_a_replayed_recording_is_not(
+    store: SeriesStore, meta: SqlMetaStore
+) -> None:
+    house = House(store, meta, at(500) + 30_000)
+    await house.hold(minutes(range(10)))
+    assert await house.holes() == [(at(10), at(500))]
+    house.clock.now = at(502) + 30_000
+    assert await house.holes() == [(at(10), at(502))], "one hole that grows"
+    replayed = pack(
+        DATASETS["candle"], "um", [candle(minute, symbol="ETHUSDT") for minute in range(10)], [at(9_000)] * 10, STREAM
+    )
+    await store.append(replayed.batch)
+    assert await house.holes(Series("um", "candle", "ETHUSDT", "1m")) == []
+
+
+async def test_only_what_changed_is_read_again(store: SeriesStore, meta: SqlMetaStore) -> None:
+    house = House(store, meta, at(5_000))
+    await house.hold(minutes(range(5_000)))
+    assert (await house.auditor.run()).rows == 5_000
+    for step in range(1, 4):
+        await house.hold(minutes([4_999 + step]))
+        house.clock.now = at(5_000 + step) + 10_000
+        done = await house.auditor.run()
+        assert done.rows < 100
+    assert await house.covered(MINUTES) == [(at(0), at(5_003), "pass")]
+    assert (await house.new().run()).rows < 100, "a restart goes on where the other stopped"
+    assert (await house.auditor.run(full=True)).rows == 5_003
+
+
+async def test_now_and_then_everything_is_looked_at(store: SeriesStore, meta: SqlMetaStore) -> None:
+    house = House(store, meta, at(500))
+    await house.hold(minutes(range(500)))
+    await house.auditor.run()
+    house.clock.now += 86_400_000
+    assert (await house.auditor.run()).rows == 500
+
+
+async def test_what_was_deleted_is_not_called_audited_any_more(store: SeriesStore, meta: SqlMetaStore) -> None:
+    house = House(store, meta, at(300) + 10_000)
+    await house.hold(minutes(range(300)))
+    await house.holes()
+    await store.drop(MINUTES, Span(at(0), at(100)))
+    assert await house.holes() == []
+    assert await house.covered(MINUTES) == [(at(100), at(300), "pass")]
+    await store.drop(MINUTES, Span(at(200), at(210)))
+    assert await house.holes() == [(at(200), at(210))]
+    await store.drop(MINUTES, Span(at(0), at(300)))
+    assert await house.holes() == [(at(200), at(210))], "nothing is held: nothing is known"
+    assert await house.covered(MINUTES) == []
+
+
+@pytest.mark.parametrize("interval", ["3d", "1w", "1M", "1d"])
+async def test_long_candles_open_where_the_calendar_says(meta: SqlMetaStore, interval: str) -> None:
+    step = {"3d": 3, "1w": 7, "1M": 31, "1d": 1}[interval]
+    first = np.datetime64("2024-01-01" if interval != "3d" else "2024-01-02", "ms")
+    opens = [int((first + np.timedelta64(step * number, "D")).astype(np.int64)) for number in range(9)]
+    if interval == "1M":
+        months = np.arange("2024-01", "2024-10", dtype="datetime64[M]")
+        opens = [int(month.astype("datetime64[ms]").astype(np.int64)) for month in months]
+    events = [
+        candle(0, interval=interval).__class__(**{**{name: getattr(candle(0, interval=interval), name) for name in candle(0).__struct_fields__}, "open_ms": open_ms, "close_ms": after - 1, "event_ms": after})
+        for open_ms, after in itertools.pairwise(opens)
+    ]  # fmt: skip
+    house = House(MemoryStore(), meta, opens[-1] + 3_600_000)
+    del events[3]
+    await house.hold(events)
+    assert await house.holes() == [(opens[3], opens[4])]
+
+
+# ── Ids and chains ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_one_missing_trade_is_found_and_nothing_is_said_beyond_the_last(
+    store: SeriesStore, meta: SqlMetaStore
+) -> None:
+    house = House(store, meta, BASE_MS + 1_000_000)
+    await house.hold([trade(number) for number in range(1, 100) if number != 40])
+    assert await house.holes() == [(BASE_MS + 390, BASE_MS + 411)]
+    assert (await house.truth(TRADES)).holes[0].missing == 1
+    assert (await house.covered(TRADES))[-1][1] == BASE_MS + 991
+    await house.hold([trade(number) for number in (102, 103)])
+    assert (await house.holes())[1:] == [(BASE_MS + 990, BASE_MS + 1021)]
+    await house.hold([trade(number) for number in (40, 100, 101)])
+    assert await house.holes() == []
+
+
+async def test_trades_of_one_millisecond_across_two_audits_lose_no_hole(store: SeriesStore, meta: SqlMetaStore) -> None:
+    house = House(store, meta, BASE_MS + 1_000_000)
+    still = [trade(number, jitter_ms=-10 * number) for number in range(1, 60)]
+    await house.hold([trade(0, jitter_ms=-5), *still[:50]])
+    assert await house.holes() == []
+    await house.hold(still[52:])
+    assert await house.holes() == [(BASE_MS, BASE_MS + 1)]
+    assert (await house.truth(TRADES)).holes[0].missing == 2
+
+
+async def test_a_broken_chain_is_found(store: SeriesStore, meta: SqlMetaStore) -> None:
+    house = House(store, meta, BASE_MS + 1_000_000)
+    await house.hold([depth_update(number) for number in range(1, 200) if number != 123])
+    assert await house.holes() == [(BASE_MS + 122, BASE_MS + 125)]
+
+
+async def test_rows_that_are_too_young_are_left_for_the_next_audit(store: SeriesStore, meta: SqlMetaStore) -> None:
+    house = House(store, meta, BASE_MS + 10_500)
+    await house.hold([trade(number) for number in range(1, 120) if number != 90])
+    assert await house.holes() == [], "trade 91 is younger than ten seconds"
+    house.clock.now += 1_000
+    assert await house.holes() == [(BASE_MS + 890, BASE_MS + 911)]
+
+
+# ── Silence ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def ticker(number: int, at_ms: int) -> Event:
+    price = Number("1")
+    return BookTicker(symbol="BTCUSDT", update_id=number, bid=price, bid_quantity=price, ask=Number("2"), ask_quantity=price, event_ms=at_ms, matched_ms=at_ms, clock="venue")  # fmt: skip
+
+
+async def test_silence_is_measured_from_rows_across_audits(store: SeriesStore, meta: SqlMetaStore) -> None:
+    house = House(store, meta, BASE_MS + 100_000)
+    await house.hold([ticker(number, BASE_MS + 1_000 * number) for number in range(60)])
+    assert await house.holes() == []
+    house.clock.now = BASE_MS + 135_000
+    assert await house.holes() == [(BASE_MS + 59_001, BASE_MS + 125_000)]
+    await house.hold([ticker(61, BASE_MS + 130_000)])
+    house.clock.now = BASE_MS + 150_000
+    assert await house.holes() == [(BASE_MS + 59_001, BASE_MS + 130_000)]
+
+
+async def test_what_a_bus_let_go_is_lost_where_no_rule_can_see_it(meta: SqlMetaStore) -> None:
+    house = House(MemoryStore(), meta, BASE_MS + 100_000)
+    await house.hold([ticker(number, BASE_MS + 1_000 * number) for number in range(60)])
+    await house.hold([trade(number) for number in range(1, 60)])
+    drops = [
+        found(FindingKind.DROPPED, series=one.id, severity="critical", start_ms=BASE_MS + 5, end_ms=BASE_MS + 9, evidence={}, found_ms=1)
+        for one in (TICKERS, TRADES)
+    ]  # fmt: skip
+    await meta.keep_findings(drops)
+    await house.auditor.run()
+    assert [(one.start_ms, one.lost) for one in (await house.truth(TICKERS)).flaws] == [(BASE_MS + 5, True)]
+    assert (await house.truth(TRADES)).flaws == (), "ids tell exactly what is missing"
+
+
+# ── Values ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_price_that_stands_alone_is_told_and_over_when_it_is_put_right(meta: SqlMetaStore) -> None:
+    house = House(MemoryStore(), meta, BASE_MS + 1_000_000)
+    await house.hold([trade(number, price="9.5" if number == 50 else "1.50") for number in range(1, 101)])
+    await house.auditor.run()
+    [flaw] = (await house.truth(TRADES)).flaws
+    assert (flaw.start_ms, flaw.reason) == (BASE_MS + 500, "spike")
+    assert [(one.kind, one.open, one.evidence["rule"]) for one in house.told] == [(FindingKind.FLAWED, True, "spike")]
+    await house.store.drop(TRADES, Span(flaw.start_ms, flaw.end_ms))
+    await house.hold([trade(50)])
+    await house.auditor.run(full=True)
+    assert (await house.truth(TRADES)).flaws == ()
+    assert [one.open for one in house.told if one.kind is FindingKind.FLAWED] == [True, False]
+
+
+# ── A span ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("span", [(0, 50), (3, 7), (0, 8), (7, 8), (-100, 1_000), (6, 30)])
+async def test_an_audit_of_a_span_finds_what_lies_in_it_and_no_edges(
+    store: SeriesStore, meta: SqlMetaStore, span: tuple[int, int]
+) -> None:
+    house = House(store, meta, at(50) + 20_000)
+    await house.hold(minutes(set(range(50)) - {7}))
+    inside = [(at(7), at(8))] if span[0] <= 7 < span[1] else []
+    assert await house.holes(MINUTES, span=Span(at(span[0]), at(span[1]))) == inside
+    [first, *_, last] = [*await house.covered(MINUTES), *await house.covered(MINUTES)]
+    assert (first[0], last[1]) == (at(max(span[0], 0)), at(min(span[1], 50)))
+    assert await house.holes() == [(at(7), at(8))], "what follows begins at the beginning"
+
+
+async def test_an_audit_of_a_span_of_ids_does_not_blame_rows_beyond_it(store: SeriesStore, meta: SqlMetaStore) -> None:
+    house = House(store, meta, BASE_MS + 1_000_000)
+    jitter = {50: 35, 51: -35}  # trade 50 happened after trade 53 did
+    await house.hold(
+        [trade(number, jitter_ms=jitter.get(number, 0)) for number in range(1, 100) if number not in (20, 60)]
+    )
+    whole = [(BASE_MS + 190, BASE_MS + 211), (BASE_MS + 590, BASE_MS + 611)]
+    assert await house.holes(TRADES, span=Span(BASE_MS + 300, BASE_MS + 520)) == []
+    assert await house.holes(TRADES, span=Span(BASE_MS + 300, BASE_MS + 700)) == whole[1:]
+    assert await house.holes() == whole
+    assert await house.holes(TRADES, span=Span(BASE_MS + 200, BASE_MS + 600)) == whole
+    assert await house.holes() == whole
+    assert await house.holes(TRADES, span=Span(BASE_MS + 10_000, BASE_MS + 20_000)) == []
+
+
+async def test_spans_without_rows_or_in_the_future_say_nothing(store: SeriesStore, meta: SqlMetaStore) -> None:
+    house = House(store, meta, at(50) + 20_000)
+    await house.hold(minutes(range(10, 50)))
+    for start, end in ((0, 5), (60, 70), (5_000, 6_000)):
+        assert await house.holes(MINUTES, span=Span(at(start), at(end))) == []
+    assert await house.covered(MINUTES) == []
+
+
+# ── When it goes wrong ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Broken(MemoryStore):
+    """Fails to read the series given, in the way given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.error: Exception | None = None
+        self.when: Callable[[Series], bool] = lambda series: True
+        self.only = ("scan",)
+
+    def _fail(self, what: str, series: Series) -> None:
+        if self.error is not None and what in self.only and self.when(series):
+            raise self.error
+
+    async def scan(self, series: Series, *rest: Any, **how: Any) -> Batch:
+        self._fail("scan", series)
+        return await super().scan(series, *rest, **how)
+
+    async def extent(self, series: Series) -> Any:
+        self._fail("extent", series)
+        return await super().extent(series)
+
+
+@pytest.mark.parametrize("only", ["scan", "extent"])
+@pytest.mark.parametrize(
+    "error", [Corrupt("bytes are not as they were written"), ValueError("a bug"), AssertionError()]
+)
+async def test_whatever_breaks_an_audit_leaves_the_series_unverified(
+    meta: SqlMetaStore, error: Exception, only: str
+) -> None:
+    store = Broken()
+    house = House(store, meta, at(50) + 20_000)
+    await house.hold(minutes(range(50)))
+    await house.hold([trade(number) for number in range(1, 60)])
+    await house.auditor.run()
+    store.error, store.when, store.only = error, lambda series: series == MINUTES, (only,)
+    house.clock.now += 60_000
+    await house.hold([candle(50)])
+    done = await house.auditor.run(full=True)
+    assert (done.failed, done.audited) == ((MINUTES.id,), 1)
+    assert house.auditor.failures == {type(error).__name__: 1}
+    assert {one[2] for one in await house.covered(MINUTES)} == {"unknown"}
+    [told] = house.told
+    assert told.kind is (FindingKind.CORRUPT if isinstance(error, Corrupt) else FindingKind.UNAUDITED)
+    await meta.keep_findings(house.told)
+    store.error = None
+    house.auditor = house.new()
+    await house.holes()
+    assert await house.covered(MINUTES) == [(at(0), at(51), "pass")]
+    assert [one.open for one in house.told if one.kind is told.kind] == [True, False], "the next one resolves it"
+
+
+async def test_a_store_that_goes_away_ends_the_run_and_what_was_done_is_kept(meta: SqlMetaStore) -> None:
+    store = Broken()
+    house = House(store, meta, BASE_MS + 1_000_000)
+    for symbol in ("AAUSDT", "BBUSDT", "CCUSDT", "DDUSDT", "EEUSDT"):
+        await house.hold([trade(number, symbol=symbol) for number in range(1, 40)])
+    store.error, store.when = Unavailable("gone"), lambda series: series.symbol >= "CCUSDT"
+    with pytest.raises(Unavailable):
+        await house.auditor.run()
+    results = {one.series: {a.result for a in one.coverage} for one in await meta.truths()}
+    assert results["um.trade.AAUSDT"] == {Result.PASS}
+    assert results["um.trade.CCUSDT"] == {Result.UNKNOWN}
+    assert "um.trade.EEUSDT" not in results
+    store.error = None
+    done = await house.auditor.run()
+    assert (done.audited, done.failed) == (5, ())
+
+
+async def test_two_auditors_at_once_come_to_one_result(store: SeriesStore, meta: SqlMetaStore) -> None:
+    house = House(store, meta, at(50) + 20_000)
+    await house.hold(minutes(set(range(50)) - {7}))
+    other = house.new()
+    await asyncio.gather(house.auditor.run(), other.run(), house.auditor.run(full=True), return_exceptions=True)
+    assert await house.holes() == [(at(7), at(8))]
+    assert len((await house.truth(MINUTES)).holes) == 1
+
+
+async def test_a_clock_that_is_set_back_takes_nothing_back(store: SeriesStore, meta: SqlMetaStore) -> None:
+    house = House(store, meta, at(50) + 20_000)
+    await house.hold(minutes(set(range(50)) - {7}))
+    await house.holes()
+    for now in (at(20), at(-5), at(50) + 20_000):
+        house.clock.now = now
+        assert await house.holes() == [(at(7), at(8))]
+    assert (await house.covered(MINUTES))[-1][1] == at(50)
+
+
+async def test_a_series_nobody_ever_held_is_not_found(store: SeriesStore, meta: SqlMetaStore) -> None:
+    house = House(store, meta, at(50))
+    assert (await house.auditor.run()).audited == 0
+    with pytest.raises(NotFound, match="um.trade.BTCUSDT"):
+        await house.auditor.run([TRADES])
+
+
+# ── Properties ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("hold"), st.integers(0, 90), st.integers(1, 60)),
+        st.tuples(st.just("drop"), st.integers(0, 90), st.integers(1, 8)),
+        st.tuples(st.just("audit"), st.booleans(), st.integers(0, 2)),
+        st.tuples(st.just("span"), st.integers(0, 90), st.integers(1, 60)),
+    ),
+    max_size=12,
+)
+
+
+def runs(held: Collection[int]) -> list[tuple[int, int]]:
+    """Ids missing between those held: the one before, and the one after each run."""
+    ordered = sorted(held)
+    return [(one, other) for one, other in itertools.pairwise(ordered) if other - one > 1]
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=_STEPS, page=st.integers(90, 130), jitter=st.lists(st.integers(-12, 12), min_size=151, max_size=151))
+async def test_audits_amid_appends_and_drops_find_exactly_what_is_missing(
+    meta: SqlMetaStore, steps: list[tuple[Any, ...]], page: int, jitter: list[int]
+) -> None:
+    """Candles and trades; small pages, so that audits go from page to page; restarts; spans in between."""
+    series = (Series("um", "trade", f"T{next(_NAMES)}USDT"), Series("um", "candle", f"C{next(_NAMES)}USDT", "1m"))
+    house = House(MemoryStore(), meta, at(200), page_rows=page)
+    held: set[int] = set()
+    for what, first, count in steps:
+        numbers = set(range(first, first + count)) if what != "audit" else set()
+        if what == "hold":
+            held |= numbers
+            await house.hold([trade(number, series[0].symbol, jitter_ms=jitter[number]) for number in sorted(numbers)])
+            await house.hold([candle(number, symbol=series[1].symbol) for number in sorted(numbers)])
+        elif what == "drop":
+            held -= numbers
+            times = [BASE_MS + 10 * number + jitter[number] for number in numbers]
+            for one in times:
+                await house.store.drop(series[0], Span(one, one + 1))
+            gone = {number for number in held if BASE_MS + 10 * number + jitter[number] in times}
+            await house.hold(
+                [trade(number, series[0].symbol, jitter_ms=jitter[number]) for number in sorted(gone)]
+                or [trade(999, "ZZUSDT")]
+            )
+            await house.store.drop(series[1], Span(at(min(numbers)), at(max(numbers) + 1)))
+        elif what == "span" and held:
+            await house.auditor.run(list(series), span=Span(at(first), at(first + count)))
+            house.clock.now += 1
+        elif what == "audit" and held:
+            if count == 2:
+                house.auditor = house.new(page_rows=page)
+            await house.auditor.run(list(series), full=first)
+            house.clock.now += 1
+    if not held:
+        return
+    await house.auditor.run(list(series))
+    trades, candles = [await house.truth(one) for one in series]
+    assert_exact(
+        [one for one in trades.holes if one.live], held, trades.coverage[0].start_ms if trades.coverage else None
+    )
+    live = [
+        one for one in candles.holes if one.live and one.start_ms >= at(min(held)) and one.end_ms <= at(max(held) + 1)
+    ]
+    missing = {
+        number
+        for one in live
+        for number in range((one.start_ms - BASE_MS) // MINUTE_MS, (one.end_ms - BASE_MS) // MINUTE_MS)
+    }
+    assert missing == set(range(min(held), max(held) + 1)) - held
+
+
+def assert_exact(live: Sequence[LedgerEntry], held: Collection[int], since_ms: int | None) -> None:
+    """Every run of missing ids lies in a hole, and every hole between rows still held has one."""
+    expected = runs(held)
+    for before, after in expected:
+        spot = BASE_MS + 10 * (before + 1)
+        assert [one for one in live if one.start_ms - 100 <= spot <= one.end_ms + 100], f"{before} to {after} not found"
+    if not expected:
+        inside = [one for one in live if since_ms is not None and one.start_ms >= since_ms]
+        assert inside == []
+
+
+_NAMES = iter(range(100, 10**6))

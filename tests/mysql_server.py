@@ -1,0 +1,188 @@
+"""Real MariaDB servers for tests: each on a free port of 127.0.0.1, its files in a folder given.
+
+The fixture fresh_database gives empty databases, in turn of SQLite and of MySQL or MariaDB. TEST_MYSQL_URL names a
+database of a server that runs, which is emptied; otherwise mariadbd is started. Where there is neither, these tests are
+left out and one line says so; with CI=true they fail.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from itertools import count
+from pathlib import Path
+from urllib.parse import quote
+
+import asyncmy
+import pytest
+from _pytest.terminal import TerminalReporter
+from sqlalchemy import MetaData
+
+from data_manager.adapters.meta.database import connect
+from tests.servers import free_port
+
+MISSING = "no MariaDB: install mariadb-server, or name a database that may be emptied in TEST_MYSQL_URL"
+USER, PASSWORD = "petrosa", "hunter2@:/?#[]%"
+_PLACES = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
+_START_S = 30.0
+_numbers = count()
+FreshDatabase = Callable[[], Awaitable[str]]
+
+
+class MySqlServer:
+    """A mariadbd with a data folder of its own. start() again after kill() or stop() is a restart on the same port."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.port = free_port()
+        self.folder = folder
+        self._options = options
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def _common(self) -> list[str]:
+        user = ["--user=root"] if os.geteuid() == 0 else []
+        return ["--no-defaults", f"--datadir={self.folder / 'data'}", "--innodb-log-file-size=8M", *user]
+
+    def start(self) -> None:
+        """Start it, and wait until it greets. The first start makes the data folder and our user."""
+        server = _program("mariadbd")
+        if not (self.folder / "data").exists():
+            self._make()
+        with (self.folder / "mariadbd.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    server, *self._common, f"--port={self.port}", "--bind-address=127.0.0.1",
+                    "--socket=mariadbd.sock", f"--init-file={self.folder / 'init.sql'}", "--skip-name-resolve",
+                    "--innodb-buffer-pool-size=32M", "--performance-schema=OFF", *self._options,
+                ],
+                stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        deadline = time.monotonic() + _START_S
+        while not self._greets():
+            said = (self.folder / "mariadbd.log").read_text(errors="replace")[-3_000:]
+            assert self._process.poll() is None, f"mariadbd ended\n{said}"
+            assert time.monotonic() < deadline, f"mariadbd does not start\n{said}"
+            time.sleep(0.02)
+
+    def _make(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        grants = f"CREATE OR REPLACE USER {USER}@'%' IDENTIFIED BY '{PASSWORD}';\nGRANT ALL ON *.* TO {USER}@'%' WITH GRANT OPTION;\n"
+        (self.folder / "init.sql").write_text(grants, encoding="utf-8")
+        make = [_program("mariadb-install-db"), *self._common, "--auth-root-authentication-method=normal"]
+        made = subprocess.run([*make, "--skip-test-db"], capture_output=True, text=True, check=False)
+        assert made.returncode == 0, made.stdout + made.stderr
+
+    def _greets(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
+                return b"mysql_native_password" in connection.recv(256)
+        except OSError:
+            return False
+
+    def signal(self, number: signal.Signals) -> None:
+        """SIGSTOP freezes it, SIGCONT lets it go on."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """SIGKILL: what was not committed is gone."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def stop(self) -> None:
+        """SIGTERM, and wait."""
+        assert self._process is not None
+        self._process.terminate()
+        self._process.wait()
+
+    def url(self, database: str, *, user: str = USER, password: str = PASSWORD, port: int | None = None) -> str:
+        """How our code is told of a database there."""
+        return f"mysql://{user}:{quote(password, safe='')}@127.0.0.1:{port or self.port}/{database}"
+
+    async def fresh(self) -> str:
+        """The URL of a new, empty database."""
+        name = f"petrosa_{next(_numbers)}"
+        await self.say(f"CREATE DATABASE {name}")
+        return self.url(name)
+
+    async def say(self, *statements: str) -> None:
+        """Whatever an administrator may say."""
+        connection = await asyncmy.connect(host="127.0.0.1", port=self.port, user=USER, password=PASSWORD)
+        try:
+            async with connection.cursor() as cursor:
+                for statement in statements:
+                    await cursor.execute(statement)
+            await connection.commit()
+        finally:
+            await connection.ensure_closed()
+
+
+def _program(name: str) -> str:
+    found = shutil.which(name, path=_PLACES)
+    if found is None:
+        missing()
+    assert found is not None
+    return found
+
+
+def missing() -> None:
+    """Leave this test out, or fail where nothing may be left out."""
+    (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(MISSING)
+
+
+@pytest.fixture(scope="session")
+def mysql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MySqlServer]:
+    """A server for many tests, none of which may harm it."""
+    server = MySqlServer(tmp_path_factory.mktemp("mysql"), "--debug-no-sync")  # the disk is not what it tests
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def own_mysql(tmp_path: Path) -> Iterator[MySqlServer]:
+    """A server for one test, which may kill, freeze and restart it."""
+    server = MySqlServer(tmp_path / "mysql")
+    server.start()
+    yield server
+    server.signal(signal.SIGCONT)
+    server.kill()
+
+
+@pytest.fixture(params=["sqlite", "mysql"])
+def fresh_database(request: pytest.FixtureRequest, tmp_path: Path) -> FreshDatabase:
+    """Await it for the URL of an empty database: of each kind there is."""
+    given = os.environ.get("TEST_MYSQL_URL")
+    if request.param == "mysql" and given is None:
+        server: MySqlServer = request.getfixturevalue("mysql_server")
+        return server.fresh
+    return lambda: beside(tmp_path) if request.param == "sqlite" else emptied(str(given))
+
+
+async def beside(folder: Path) -> str:
+    """A SQLite file that is not there yet."""
+    return f"sqlite:///{folder}/meta.db"
+
+
+async def emptied(url: str) -> str:
+    """The same URL, with every table gone."""
+    database = connect(url)
+    async with database.writing() as connection:
+        held = MetaData()
+        await connection.run_sync(held.reflect)
+        await connection.run_sync(held.drop_all)
+    await database.close()
+    return url
+
+
+def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
+    """One line for all tests that were left out."""
+    left_out = [one for one in terminalreporter.getreports("skipped") if MISSING in str(one.longrepr)]
+    for one in left_out:
+        one.longrepr = (__file__, None, f"Skipped: {MISSING}")  # of one place: pytest folds them into one
+    if left_out:
+        terminalreporter.write_line(f"!!! {len(left_out)} tests did NOT run: {MISSING}", red=True, bold=True)
