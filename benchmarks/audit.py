@@ -49,7 +49,9 @@ def candles(symbols: range, minutes: range, without: int | None = None) -> Batch
     rows = len(each) * len(symbols)
     opens = np.tile(each, len(symbols))
     price = Decimals(np.full(rows, 250), 2)
-    columns = dict.fromkeys(("open", "high", "low", "close", "volume", "quote_volume", "taker_buy_volume", "taker_buy_quote_volume"), price)
+    columns = dict.fromkeys(
+        ("open", "high", "low", "close", "volume", "quote_volume", "taker_buy_volume", "taker_buy_quote_volume"), price
+    )
     ints = {
         "open_ms": opens,
         "close_ms": opens + MINUTE_MS - 1,

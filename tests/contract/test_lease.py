@@ -209,14 +209,14 @@ async def both(url: str) -> AsyncIterator[tuple[SqlMetaStore, SqlMetaStore]]:
         await other.close()
 
 
-async def test_who_is_cancelled_again_and_again_leaves_nothing_behind(store: SqlMetaStore) -> None:
-    for i in range(60):
+async def test_who_is_cancelled_ends_and_leaves_nothing_behind(store: SqlMetaStore) -> None:
+    """Wherever it was: clearing up after a cancelled statement fails in many ways, and none may hide the cancelling."""
+    for i in range(150):
         asking = asyncio.create_task(store.take_lease("audit", "a", LONG_S))
-        for pause_s in (i * 0.0001, 0.0003, 0.0003):
-            await asyncio.sleep(pause_s)
-            asking.cancel()
-        _, waiting = await asyncio.wait([asking], timeout=10)
-        assert not waiting, "it hangs"
+        await asyncio.sleep((i % 50) * 0.0002)
+        if asking.cancel():
+            await asyncio.wait([asking], timeout=10)
+            assert asking.cancelled(), asking
     await eventually(lambda: len(asyncio.all_tasks()) == 1, what=f"the end of {asyncio.all_tasks()}")
     assert (await store.take_lease("audit", "a", LONG_S)).lease.holder == "a"
 

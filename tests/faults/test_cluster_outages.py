@@ -11,14 +11,17 @@ from pathlib import Path
 
 import pytest
 
+from data_manager.domain.errors import Unavailable
 from tests.cluster import all_ready
 from tests.conftest import eventually
+from tests.contract.rows import batch_of, trade
 from tests.faults.conftest import FULL, Told
 from tests.faults.health import MEMORY_MAX_MIB, peak_mib
 from tests.faults.outbox import publishing
 from tests.faults.stage import Stage, few_books
-from tests.mongo_server import program
-from tests.truth import lines_of, paths_of
+from tests.mongo_server import MongoServer, opened, program
+from tests.service import asked
+from tests.truth import lines_of, paths_of, rows_of
 
 AWAY_S = 60.0 if FULL else 4.0
 QUEUE = 200
@@ -89,6 +92,35 @@ async def refused(stage: Stage) -> float:
     return slowest_s
 
 
+async def test_many_questions_that_fail_together_leave_the_driver_well(
+    request: pytest.FixtureRequest, tmp_path: Path, told: Told
+) -> None:
+    """The search for a server ends for all series of an append at the same moment, and callers give up besides."""
+    server, failed = MongoServer(tmp_path, program(request)), 0
+    server.start()
+    batches = [batch_of([trade(n, f"{word}{number}USDT") for number in range(12) for n in range(3)]) for word in "ABC"]
+    try:
+        async with opened(server.access(patience_s=0.5)) as store:
+            for batch in batches:
+                await store.append(batch)
+            server.kill()
+            until_s = time.monotonic() + (30.0 if FULL else 4.0)
+            while time.monotonic() < until_s:
+                for patience_s in (5.0, 0.5, 0.3):
+                    under_way = [asyncio.wait_for(store.append(batch), patience_s) for batch in batches]
+                    answers = await asyncio.gather(*under_way, return_exceptions=True)
+                    assert {type(one) for one in answers} <= {Unavailable, TimeoutError}
+                    failed += len(answers)
+            await asyncio.to_thread(server.start)
+            well_s = time.monotonic()
+            for batch in batches:
+                receipt = await asyncio.wait_for(store.append(batch), 5.0)
+                assert receipt.duplicate == len(batch)
+            told(failed=failed, seconds_to_recover=time.monotonic() - well_s)
+    finally:
+        server.kill()
+
+
 async def test_the_metadata_database_is_away_and_rows_go_on(stage: Stage, told: Told) -> None:
     ingest, api, before = stage.some_replica, stage.cluster.api, stage.rows
     new = ingest.figures().of("rows_new_total")
@@ -105,7 +137,8 @@ async def test_the_metadata_database_is_away_and_rows_go_on(stage: Stage, told: 
     assert stage.refuses(api, "mysql")
     letters = api.get("/dead-letters")
     assert (letters.status_code, int(letters.headers["retry-after"]) >= 1) == (503, True)
-    assert api.page("/data/trades", pair="SANDUSDT", start="2015-01-01", limit=5)["values"], "rows are still served"
+    path, query = asked(next(iter(rows_of(stage.published))))
+    assert api.page(path, **query, start="2015-01-01", limit=5)["values"], "rows are still served"
     await stage.start("mysql")
     well_s = time.monotonic()
     await all_ready([ingest, api])

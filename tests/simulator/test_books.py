@@ -1,5 +1,6 @@
 """Snapshots and differences tell the same book, and trades happen at its best prices."""
 
+import itertools
 import json
 
 import numpy as np
@@ -107,7 +108,7 @@ def test_a_local_book_built_by_the_venues_rules_equals_the_exchange(name: str) -
     snapshot = books.book(contract, books.snapshot_step(NOW), 1_000)
     [first] = [n for n, event in enumerate(buffered) if event["U"] <= snapshot.update_id <= event["u"]]
     scale = 10**contract.price_precision
-    bids = {price: quantity for price, quantity in whole(snapshot.bids).items()}
+    bids = dict(whole(snapshot.bids).items())
     previous = None
     for event in buffered[first:]:
         assert previous is None or event["pu"] == previous
@@ -125,7 +126,7 @@ def test_partial_books_are_the_top_of_the_book_and_chained() -> None:
     feed, books, contract = streams(), Books(3), CONTRACTS["ETHUSDT"]
     events = [json.loads(event.payload) for event in feed.events("ethusdt@depth20@100ms", NOW, NOW + 2_000, 0)]
     assert len(events) == 20
-    for before, event in zip(events, events[1:], strict=False):
+    for before, event in itertools.pairwise(events):
         assert event["pu"] == before["u"]
     book = books.book(contract, events[-1]["T"] // 50, 20)
     assert len(events[-1]["b"]) == len(events[-1]["a"]) == 20
@@ -135,4 +136,12 @@ def test_partial_books_are_the_top_of_the_book_and_chained() -> None:
 def test_on_a_fast_clock_books_are_sent_less_often_but_stay_chained() -> None:
     events = [json.loads(event.payload) for event in streams(10).events("ethusdt@depth@100ms", NOW, NOW + 20_000, 0)]
     assert len(events) == 20
-    assert all(after["pu"] == before["u"] for before, after in zip(events, events[1:], strict=False))
+    assert all(after["pu"] == before["u"] for before, after in itertools.pairwise(events))
+
+
+@given(st.integers(NOW - DAY, NOW), st.sampled_from([1, 4]))
+def test_a_snapshot_is_a_state_that_every_depth_stream_passes(at_ms: int, thin: int) -> None:
+    books = Books(3, thin)
+    step = books.snapshot_step(at_ms)
+    assert all(step % stride == 0 for stride in (2, 5, 10))
+    assert 0 <= at_ms - step * books.step_ms < 500 * thin

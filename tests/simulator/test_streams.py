@@ -109,10 +109,11 @@ def test_each_candle_closes_once_and_as_rest_has_it() -> None:
     assert all(0 < event["E"] - event["k"]["T"] <= 200 for event in events if event["k"]["x"])
 
 
-def test_updates_of_a_candle_never_come_after_its_close() -> None:
+def test_updates_of_a_candle_come_every_250_ms_at_most_and_never_after_its_close() -> None:
     last = 0
-    for event in told("btcusdt@kline_1m", NOW - 30 * MINUTE, NOW):
+    for event in told("btcusdt@kline_1m", NOW - 12 * HOUR, NOW):
         k = event["k"]
+        assert k["x"] or event["E"] % 250 == 0
         assert k["t"] >= last
         last = k["t"] + 1 if k["x"] else k["t"]
 

@@ -51,18 +51,18 @@ async def test_an_acknowledgement_proves_nothing() -> None:
 
 
 async def test_raw_and_combined_modes() -> None:
-    async with running() as exchange:
-        async with (
-            exchange.socket("/market/ws/btcusdt@markPrice@1s") as raw,
-            exchange.socket("/market/stream?streams=btcusdt@markPrice@1s/ethusdt@markPrice@1s") as combined,
-        ):
-            await eventually(lambda: len(exchange.exchange.hub.listeners) == 2)
-            await exchange.forward(1)
-            bare = await told(raw)
-            assert bare["e"] == "markPriceUpdate"
-            wrapped = {message["stream"]: message["data"] for message in await drained(combined)}
-            assert wrapped["btcusdt@markPrice@1s"] == bare
-            assert set(wrapped) == {"btcusdt@markPrice@1s", "ethusdt@markPrice@1s"}
+    async with (
+        running() as exchange,
+        exchange.socket("/market/ws/btcusdt@markPrice@1s") as raw,
+        exchange.socket("/market/stream?streams=btcusdt@markPrice@1s/ethusdt@markPrice@1s") as combined,
+    ):
+        await eventually(lambda: len(exchange.exchange.hub.listeners) == 2)
+        await exchange.forward(1)
+        bare = await told(raw)
+        assert bare["e"] == "markPriceUpdate"
+        wrapped = {message["stream"]: message["data"] for message in await drained(combined)}
+        assert wrapped["btcusdt@markPrice@1s"] == bare
+        assert set(wrapped) == {"btcusdt@markPrice@1s", "ethusdt@markPrice@1s"}
 
 
 async def test_the_mode_can_be_changed_while_it_runs() -> None:
@@ -82,12 +82,12 @@ async def test_what_is_unsubscribed_is_silent() -> None:
 
 
 async def test_chinese_names_are_echoed_as_they_were_asked() -> None:
-    async with running("币安人生USDT") as exchange:
-        async with exchange.socket("/market/stream?streams=币安人生usdt@markPrice@1s") as socket:
-            await eventually(lambda: len(exchange.exchange.hub.listeners) == 1)
-            await exchange.forward(1)
-            message = await told(socket)
-            assert (message["stream"], message["data"]["s"]) == ("币安人生usdt@markPrice@1s", "币安人生USDT")
+    path = "/market/stream?streams=币安人生usdt@markPrice@1s"
+    async with running("币安人生USDT") as exchange, exchange.socket(path) as socket:
+        await eventually(lambda: len(exchange.exchange.hub.listeners) == 1)
+        await exchange.forward(1)
+        message = await told(socket)
+        assert (message["stream"], message["data"]["s"]) == ("币安人生usdt@markPrice@1s", "币安人生USDT")
 
 
 @pytest.mark.parametrize(
@@ -185,13 +185,13 @@ async def test_the_server_pings_with_its_milliseconds_and_leaves_who_is_dead() -
 
 
 async def test_who_answers_pings_stays_and_is_cut_after_a_day() -> None:
-    async with running(rules=SocketRules(ping_every_s=60, pong_within_s=200, life_ms=3_600_000)) as exchange:
-        async with exchange.socket("/market/ws", ping_interval=None) as socket:
-            for _ in range(11):
-                await exchange.forward(300)
-                await asked(socket, "LIST_SUBSCRIPTIONS", None)
-            await exchange.forward(301)
-            assert (await closed(socket))[0] == 1001
+    rules = SocketRules(ping_every_s=60, pong_within_s=200, life_ms=3_600_000)
+    async with running(rules=rules) as exchange, exchange.socket("/market/ws", ping_interval=None) as socket:
+        for _ in range(11):
+            await exchange.forward(300)
+            await asked(socket, "LIST_SUBSCRIPTIONS", None)
+        await exchange.forward(301)
+        assert (await closed(socket))[0] == 1001
 
 
 @pytest.mark.parametrize(

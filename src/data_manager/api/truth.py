@@ -16,7 +16,7 @@ from data_manager.api.data import given_words
 from data_manager.api.errors import DOCUMENTED, ErrorBody
 from data_manager.api.routing import Endpoint, Handler, Header, Reply
 from data_manager.domain.condition import Condition as Word
-from data_manager.domain.condition import Range
+from data_manager.domain.condition import Range, share
 from data_manager.domain.dataset import Series, parse_series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import BadQuery
@@ -27,7 +27,7 @@ from data_manager.ports import Clock
 from data_manager.ports_truth import TruthStore
 from data_manager.services.audit import Audited
 from data_manager.services.auditing.desk import Asked, Desk
-from data_manager.services.conditions import Conditions
+from data_manager.services.conditions import Condition, Conditions
 from data_manager.services.query import OFFSET_MAX, whole
 
 HOLES_MAX: Final = 10_000
@@ -122,6 +122,16 @@ def range_facts(ranges: list[Range]) -> list[dict[str, Any]]:
         {"start_ms": one.start_ms, "end_ms": one.end_ms, "condition": one.condition.value, "reason": one.reason}
         for one in ranges
     ]
+
+
+def condition_headers(condition: Condition, span: Span) -> list[Header]:
+    """What a range is worth, for formats without room for it: its completeness, and the share of each condition."""
+    shares = share(condition.ranges, span)
+    said = ", ".join(f"{word.value}={shares[word]:.6g}" for word in Word if word in shares)
+    complete = "null" if condition.completeness is None else f"{condition.completeness:.6f}"
+    if condition.completeness not in (None, 1.0) and complete == "1.000000":
+        complete = "0.999999"  # 1 is said only of what lacks nothing
+    return [(b"x-data-completeness", complete.encode()), (b"x-data-condition", said.encode())]
 
 
 def truth_routes(truth: TruthStore, conditions: Conditions, desk: Desk, clock: Clock, market: str) -> list[APIRoute]:

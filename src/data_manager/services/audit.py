@@ -41,10 +41,10 @@ Progress = Callable[[int, int, str], None]
 
 GRACE_MS: Final = 10 * SECOND_MS
 SWEEP_MS: Final = DAY_MS
-PAGE_ROWS: Final = 1_000_000
+PAGE_ROWS: Final = 500_000
 _AT_ONCE: Final = 500  # series in one write
 _AT_ONCE_S: Final = 2.0  # so long at most what was audited waits for it
-_WORKERS: Final = 2  # one judges while the other waits for the store
+_WORKERS: Final = 6  # some are judged while others wait for the store
 _DROPS_MAX: Final = 10_000
 _NOT_DONE: Final = (FindingKind.UNAUDITED, FindingKind.CORRUPT)
 _log = structlog.get_logger(__name__)

@@ -8,9 +8,11 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from data_manager.domain.condition import EVER, Known, Range, completeness, ranges
+from data_manager.domain.condition import Condition as Word
 from data_manager.domain.continuity import Grid, MaxSilence
 from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import DATASETS
+from data_manager.domain.errors import Corrupt, Unavailable
 from data_manager.domain.span import Span
 from data_manager.domain.time import INTERVALS_MS, MINUTE_MS
 from data_manager.domain.truth import Mark, SeriesTruth
@@ -18,7 +20,8 @@ from data_manager.ports import Clock
 from data_manager.ports_truth import TruthStore
 from data_manager.services.audit import GRACE_MS
 from data_manager.services.auditing.entering import RULE_VERSION
-from data_manager.services.auditing.judging import bracketed, whole_until_ms
+from data_manager.services.auditing.judging import bracketed, row_end_ms, whole_until_ms
+from data_manager.services.query import Page, Query
 
 LATE_MS: Final = 15 * MINUTE_MS
 """An audit may be so long ago; what came since is pending. When it is longer ago, nobody looks: it is unverified."""
@@ -51,6 +54,14 @@ class Conditions:
         known = self._known_of(series, self._clock.now_ms() if now_ms is None else now_ms)
         found = ranges(span, known)
         return Condition(completeness(found, EVER), found)
+
+    async def condition_or_unknown(self, series: Series, span: Span, now_ms: int | None = None) -> Condition:
+        """The same for answers that are given all the same: unverified while the metadata store cannot tell."""
+        try:
+            return await self.condition_of(series, span, now_ms)
+        except (Unavailable, Corrupt):
+            reason = "the metadata store cannot tell"
+            return Condition(None, [Range(span.start_ms, span.end_ms, Word.UNVERIFIED, reason)])
 
     def version(self, series: Series) -> int:
         """Of what is known of the series here: differs whenever an answer may, but for the passing of time."""
@@ -100,6 +111,23 @@ class Conditions:
             return min(settled_ms, mark.until_ms)
         recent = mark.until_ms >= now_ms - self._late_ms - _pause_ms(series)
         return min(settled_ms, mark.until_ms) if recent else settled_ms
+
+
+def answered_span(query: Query, page: Page) -> Span | None:
+    """What a page of rows speaks of: the span asked for as far as the page reaches; None when that is nothing.
+
+    Where no start or no end was asked for, the rows' own times bound it.
+    """
+    rows, more = page.rows, page.next_cursor is not None
+    start_ms, end_ms = query.start_ms, query.end_ms
+    if len(rows):
+        times = rows.time_ms
+        first, last = int(times.min()), row_end_ms(query.series, int(times.max()))
+        begun = query.cursor is not None or query.offset > 0
+        cut_at_start, cut_at_end = (begun, more) if query.forward else (more, begun)
+        start_ms = first if start_ms is None or cut_at_start else start_ms
+        end_ms = last if end_ms is None or cut_at_end else end_ms
+    return None if start_ms is None or end_ms is None or start_ms >= end_ms else Span(start_ms, end_ms)
 
 
 def _pause_ms(series: Series) -> int:

@@ -10,7 +10,7 @@ import asyncio
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
@@ -100,15 +100,16 @@ class Exchange:
             timeout_graceful_shutdown=2, timeout_keep_alive=75,
         )  # fmt: skip
         server = _Server(config)
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(server.serve(sockets=[listening]), name="simulator server")
-            beating = tasks.create_task(self.hub.run(), name="simulator beat")
-            try:
-                await server.ready.wait()
-                yield f"http://{self.plan.host}:{listening.getsockname()[1]}"
-            finally:
-                server.should_exit = True
-                beating.cancel()
+        with closing(listening):
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(server.serve(sockets=[listening]), name="simulator server")
+                beating = tasks.create_task(self.hub.run(), name="simulator beat")
+                try:
+                    await server.ready.wait()
+                    yield f"http://{self.plan.host}:{listening.getsockname()[1]}"
+                finally:
+                    server.should_exit = True
+                    beating.cancel()
 
     def stop(self) -> None:
         """End run()."""

@@ -23,6 +23,7 @@ import pyarrow.csv
 from msgspec import Struct
 
 from data_manager.domain.bars import next_opens
+from data_manager.domain.errors import BadQuery
 from data_manager.domain.time import DAY_MS, INTERVALS_MS, MINUTE_MS, datetime_of, ms_of, next_open_ms, parse_time
 from data_manager.simulator import bars, path
 from data_manager.simulator.answers import Raw, decimal
@@ -222,9 +223,10 @@ _COLUMNS: Final[dict[str, Callable[[Archives, File], tuple[Sequence[str], Column
 
 def _dated(found: re.Match[str], kind: str, contract: Contract, interval: str, *, daily: bool) -> File | None:
     date = found["date"] if daily else f"{found['date']}-01"
-    if not re.fullmatch(r"20[12]\d-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])", date):
+    try:
+        start_ms = parse_time(date)
+    except BadQuery:  # a day that does not exist, or no time of ours
         return None
-    start_ms = parse_time(f"{date[:7]}-01") + (int(date[8:]) - 1) * DAY_MS
     end_ms = start_ms + DAY_MS if daily else next_open_ms(start_ms, "1M")
     path_of_zip = found.group().removesuffix(".CHECKSUM")
     return File(path_of_zip, found["name"], kind, contract, interval, start_ms, end_ms, daily)

@@ -17,6 +17,7 @@ from msgspec import Struct
 from data_manager.simulator.contracts import Contract
 from data_manager.simulator.noise import Bits, Index, bits, field, key_of
 from data_manager.simulator.path import STEP_MS, mid_ticks
+from data_manager.simulator.tape import Bounded
 
 _REACH: Final = 1_400  # ticks on each side; about 1,050 of them hold something
 _SNAPSHOT_STEPS: Final = 10  # every stream's speed divides it: a snapshot is a state that each of them passes
@@ -56,6 +57,7 @@ class Books:
     def __init__(self, seed: int, thin: int = 1) -> None:
         self._seed = seed
         self.step_ms = STEP_MS * thin
+        self._mids: Bounded[int] = Bounded(4_096)
 
     def update_id(self, contract: Contract, step: int) -> int:
         """The id of the last update up to a step. Ids rise in jumps, as the venue's do."""
@@ -111,7 +113,10 @@ class Books:
         return Book(self.update_id(contract, step), step * self.step_ms, *sides)
 
     def _mid(self, contract: Contract, step: int) -> int:
-        return int(mid_ticks(self._seed, contract, np.array([step * self.step_ms]))[0])
+        def make() -> int:
+            return int(mid_ticks(self._seed, contract, np.array([step * self.step_ms]))[0])
+
+        return self._mids.get((contract.symbol, step), make)
 
     def _within(self, contract: Contract, side: str, prices: Index, step: int, best: int, away: int) -> Index:
         """Sizes at these prices, 0 beyond the book."""

@@ -121,10 +121,17 @@ class Faults:
         """Those that are on, also the ones whose time has not come or is over."""
         return list(self._on.values())
 
-    def of(self, *kinds: str) -> Iterator[Fault]:
-        """Those of these kinds that are active now."""
-        now_ms = self._clock.now_ms()
-        return (fault for fault in self.all() if fault.kind in kinds and fault.active(now_ms))
+    def of(self, *kinds: str, at_ms: int | None = None) -> Iterator[Fault]:
+        """Those of these kinds that are active now, or at a moment given."""
+        moment_ms = self._clock.now_ms() if at_ms is None else at_ms
+        return (fault for fault in self.all() if fault.kind in kinds and fault.active(moment_ms))
+
+    def since(self, after_ms: int, until_ms: int, *kinds: str) -> Iterator[Fault]:
+        """Those of these kinds that were active at some moment of (after_ms, until_ms]."""
+        for fault in self.all():
+            over = fault.end_ms is not None and fault.end_ms <= after_ms + 1
+            if fault.kind in kinds and fault.start_ms <= until_ms and not over:
+                yield fault
 
     def hits(self, fault: Fault, what: bytes) -> bool:
         """Whether the share of the fault includes this event or request."""

@@ -18,6 +18,7 @@ from data_manager.simulator.streams import Feed, Sent
 
 BEAT_S: Final = 0.05
 _PENDING_MAX: Final = 200_000
+_OF_EVENTS: Final = ("outage", "stall", "lose", "double", "reorder", "late")
 
 
 class Listener(Protocol):
@@ -50,7 +51,7 @@ class Hub:
     """All sockets of the exchange."""
 
     def __init__(self, feed: Feed, clock: ExchangeClock, faults: Faults) -> None:
-        self._feed = feed
+        self.feed = feed
         self._clock = clock
         self._faults = faults
         self.listeners: dict[Listener, None] = {}
@@ -70,13 +71,12 @@ class Hub:
         now_ms = self._clock.now_ms()
         for listener in list(self.listeners):
             listener.beat(now_ms)
-        self._cut()
+        self._cut(now_ms)
         audience = self._audience()
         skew_ms = self._faults.skew_ms()
-        if not self._faults.out("ws"):
-            for name in audience:
-                for event in self._feed.events(name, self._until_ms, now_ms, skew_ms):
-                    self._hold(name, event)
+        for name in audience:
+            for event in self.feed.events(name, self._until_ms, now_ms, skew_ms):
+                self._hold(name, event)
         self._until_ms = now_ms
         while self._pending and self._pending[0][0] <= now_ms:
             _, _, name, payload = heapq.heappop(self._pending)
@@ -90,17 +90,19 @@ class Hub:
         for listener in self.listeners:
             serves = listener.session.route or "public"
             for name in listener.session.names:
-                if self._feed.route(name) == serves:
+                if self.feed.route(name) == serves:
                     found.setdefault(name, []).append(listener)
         return found
 
     def _hold(self, name: str, event: Sent) -> None:
         at_ms, copies = event.at_ms, 1
-        for fault in self._faults.of("stall", "lose", "double", "reorder", "late"):
+        for fault in self._faults.of(*_OF_EVENTS, at_ms=at_ms):
             if not fnmatchcase(name, fault.streams) or not self._faults.hits(fault, name.encode() + event.payload):
                 continue
             match fault.kind:
-                case "stall" | "lose":
+                case "outage" if "ws" not in fault.where:
+                    continue
+                case "outage" | "stall" | "lose":
                     return
                 case "double":
                     copies += 1
@@ -116,9 +118,9 @@ class Hub:
             listener.send(framed if listener.session.combined else payload)
         self.figures.sent += len(listeners)
 
-    def _cut(self) -> None:
+    def _cut(self, now_ms: int) -> None:
         """Sockets that a fault takes down: all of a route once, or all while the exchange is away."""
-        for fault in self._faults.of("drop", "outage"):
+        for fault in self._faults.since(self._until_ms, now_ms, "drop", "outage"):
             if fault.kind == "outage" and "ws" in fault.where:
                 self._abort(fault)
             elif fault.kind == "drop" and fault.id not in self._faults.fired:

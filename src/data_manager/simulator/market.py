@@ -123,9 +123,7 @@ class Market:
         open_ms, end_ms = self._within(contract, interval, start_ms, end_ms, now_ms)
         if open_ms >= end_ms:
             return bars.empty()
-        length_ms = INTERVALS_MS[interval]
-        coarse = length_ms is None or length_ms >= DAY_MS
-        rows = bars.coarser(self._pieces(contract, open_ms, end_ms, now_ms, coarse=coarse), interval)
+        rows = bars.coarser(self._pieces(contract, open_ms, end_ms, now_ms, interval), interval)
         return _between(rows, start_ms, end_ms)
 
     def sampled_candles(
@@ -151,13 +149,18 @@ class Market:
         listed_ms = floor_open_ms(first_ms, interval)
         return max(open_ms, listed_ms), min(end_ms, now_ms + 1, contract.delivery_ms)
 
-    def _pieces(self, contract: Contract, open_ms: int, end_ms: int, now_ms: int, *, coarse: bool) -> Rows:
+    def _pieces(self, contract: Contract, open_ms: int, end_ms: int, now_ms: int, interval: str) -> Rows:
         """Rows fine enough for what is asked, of all that happened in [open_ms, end of the last candle) up to now."""
+        length_ms = INTERVALS_MS[interval]
+        coarse = length_ms is None or length_ms >= DAY_MS
         last_ms = min(now_ms + 1, contract.delivery_ms)
-        until_ms = min(last_ms, end_ms + 32 * DAY_MS if coarse else end_ms + 12 * HOUR_MS)
+        until_ms = min(last_ms, int(next_opens(opens_of(np.array([end_ms - 1]), interval), interval)[0]))
         whole_ms = until_ms // MINUTE_MS * MINUTE_MS
-        days = range(open_ms // DAY_MS, -(-whole_ms // DAY_MS))
-        pieces = [self._day(contract, day, whole_ms, coarse=coarse) for day in days]
+        if whole_ms - open_ms <= 3 * HOUR_MS:
+            pieces = [self._few(contract, open_ms, whole_ms)]
+        else:
+            days = range(open_ms // DAY_MS, -(-whole_ms // DAY_MS))
+            pieces = [self._day(contract, day, whole_ms, coarse=coarse) for day in days]
         if whole_ms < until_ms:
             pieces.append(self._partial(contract, whole_ms, until_ms))
         rows = np.concatenate([bars.empty(), *pieces])
@@ -178,6 +181,14 @@ class Market:
         return np.concatenate(
             [hourly[hourly[:, bars.OPEN_MS] < hour_ms], fine[(opens >= hour_ms) & (opens < until_ms)]]
         )
+
+    def _few(self, contract: Contract, open_ms: int, until_ms: int) -> Rows:
+        """Whole minutes of a short span, from the hours of trades that are kept."""
+        opens = np.arange(open_ms // MINUTE_MS * MINUTE_MS, until_ms, MINUTE_MS)
+        if len(opens) == 0:
+            return bars.empty()
+        before = partial(self.price_before, contract, int(opens[0]) // MINUTE_MS)
+        return bars.from_aggregates(self.aggregates(contract, int(opens[0]), until_ms), opens, MINUTE_MS, before)
 
     def _minutes(self, contract: Contract, day: int) -> Rows:
         return self._days.get((contract.symbol, day), lambda: self._made_minutes(contract, day * DAY_MS))

@@ -4,6 +4,7 @@ A price is its contract's base price times 1 + a sum of waves from 1 second to 4
 quarter of the length: near to a random walk on every scale, and bounded. Being continuous, it joins at every border.
 """
 
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -94,8 +95,16 @@ def _slow(seed: int, contract: Contract, minutes: Index) -> tuple[Index, Index]:
     first, last = int(minutes.min()), int(minutes.max())
     if last - first > 4 * len(minutes) + 1_024:
         return _waves(seed, contract, minutes), _waves(seed, contract, minutes + 1)
-    waves = _waves(seed, contract, np.arange(first, last + 2))
+    if first // 60 == last // 60:
+        waves, first = _waves_of_hour(seed, contract, first // 60), first // 60 * 60
+    else:
+        waves = _waves(seed, contract, np.arange(first, last + 2))
     return waves[minutes - first], waves[minutes - first + 1]
+
+
+@lru_cache(maxsize=4_096)
+def _waves_of_hour(seed: int, contract: Contract, hour: int) -> Index:
+    return _waves(seed, contract, np.arange(hour * 60, hour * 60 + 61))
 
 
 def _waves(seed: int, contract: Contract, minutes: Index) -> Index:

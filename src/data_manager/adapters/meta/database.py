@@ -77,15 +77,18 @@ class Database:
     async def _connection(self, begin: str, **options: Any) -> AsyncIterator[AsyncConnection]:
         if self._closed:
             raise Unavailable(f"metadata database {self.name} was closed")
-        committing = False
+        committing, cancels = False, _cancels()
         try:
             async with self._engine.execution_options(begin=begin, **options).begin() as connection:
                 yield connection
                 committing = True
         except DBAPIError as error:
+            _obey(cancels, error)
             raise self._ours(error, committing) from error.orig
         except (PoolTimeoutError, OSError) as error:
+            _obey(cancels, error)
             raise Unavailable(f"metadata database {self.name} does not answer: check that it runs") from error
+        _obey(cancels)
 
     def _ours(self, error: DBAPIError, committing: bool) -> BaseException:
         ours = translated(error, self.name)
@@ -109,6 +112,18 @@ class Database:
         """Let go of the connections; closing twice is fine."""
         self._closed = True
         await self._engine.dispose()
+
+
+def _cancels() -> int:
+    """How often this task was asked to end, and did not yet."""
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
+
+
+def _obey(before: int, error: Exception | None = None) -> None:
+    """Raise the CancelledError that a driver kept to itself: it went on, or failed while it cleared up."""
+    if _cancels() > before:
+        raise asyncio.CancelledError from error
 
 
 def connect(text: str, *, busy_s: float = 2.0, answer_s: float = 15.0) -> Database:

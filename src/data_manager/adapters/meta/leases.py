@@ -11,7 +11,7 @@ from changing until the commit.
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, and_, case, literal_column, or_, select, update
+from sqlalchemy import BigInteger, ColumnElement, Row, and_, case, literal_column, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from data_manager.adapters.meta.database import Database, T, Work
@@ -29,9 +29,12 @@ async def take(database: Database, name: str, holder: str, term_s: float) -> Lea
     term_ms, now = round(term_s * 1_000), _now(database)
     one = {"name": name, "holder": holder, "epoch": 1, "term_ms": term_ms}
     times = {"taken_ms": now, "renewed_ms": now, "expires_ms": now + term_ms}
-    async with database.bare() as connection:
+
+    async def ask(connection: AsyncConnection) -> Row[Any]:
         await connection.execute(upsert(database.dialect, leases, taken_or_renewed).values({**one, **times}))
-        row = (await connection.execute(select(leases, now.label("now_ms")).where(leases.c.name == name))).one()
+        return (await connection.execute(select(leases, now.label("now_ms")).where(leases.c.name == name))).one()
+
+    row = await database.write(ask, idle_s=_silence_s(term_s))
     lease = Lease(name=name, holder=row.holder, epoch=row.epoch, term_s=row.term_ms / 1_000)
     return LeaseState(lease=lease, expires_in_s=(row.expires_ms - row.now_ms) / 1_000)
 
@@ -58,8 +61,7 @@ def taken_or_renewed(held: Any, new: Any) -> Mapping[str, Any]:
 async def give_back(database: Database, lease: Lease) -> None:
     """See Leases.give_back_lease."""
     over = update(leases).where(leases.c.name == lease.name, _is(lease)).values(holder="", expires_ms=0)
-    async with database.bare() as connection:
-        await connection.execute(over)
+    await database.write(lambda connection: connection.execute(over), idle_s=_silence_s(lease.term_s))
 
 
 async def write(database: Database, lease: Lease, work: Work[T]) -> T:
@@ -72,8 +74,12 @@ async def write(database: Database, lease: Lease, work: Work[T]) -> T:
         await _require(connection, lease)
         return await work(connection)
 
-    # Who is frozen amid it must not keep the lease from being taken: the server ends what says nothing for half a term.
-    return await database.write(checked, idle_s=max(1, int(lease.term_s / 2)))
+    return await database.write(checked, idle_s=_silence_s(lease.term_s))
+
+
+def _silence_s(term_s: float) -> int:
+    """Who is frozen with the row locked must not keep the others from it: the server ends him after half a term."""
+    return max(1, int(term_s / 2))
 
 
 async def _require(connection: AsyncConnection, lease: Lease) -> None:

@@ -11,9 +11,7 @@ where there are replicas: a duplicate is only called one when losing the primary
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import structlog
@@ -25,6 +23,7 @@ from data_manager.adapters.mongo.errors import waiting
 from data_manager.adapters.mongo.indexes import Drift
 from data_manager.adapters.mongo.layout import LIVE, REVISIONS, Document, collection_of, ids_of, rows_of
 from data_manager.adapters.mongo.live import keep_live, live_row
+from data_manager.adapters.mongo.undisturbed import all_of, undisturbed
 from data_manager.adapters.mongo.writing import Rows, keep, version_of
 from data_manager.adapters.store.accepting import NO_KEY
 from data_manager.domain.batch import Batch, empty, event_ms_of, live_rows, ranks
@@ -33,10 +32,7 @@ from data_manager.domain.datasets import DATASETS
 from data_manager.domain.span import Span
 from data_manager.ports import Extent, Receipt, StoreSizes
 
-T = TypeVar("T")
-R = TypeVar("R")
 _log = structlog.get_logger(__name__)
-_SERIES_AT_ONCE = 16
 _ROWS_A_BATCH = 10_000  # documents per answer of the server, and per piece of a drop
 
 
@@ -61,6 +57,7 @@ class MongoStore:
 
     # ---- append --------------------------------------------------------------------------------------------------
 
+    @undisturbed
     async def append(self, batch: Batch) -> Receipt:
         """See SeriesStore.append. Raised Unavailable, a part may be kept: those rows are duplicates the next time."""
         if not len(batch):
@@ -87,11 +84,11 @@ class MongoStore:
             self._last_keys[series] = max(int(part.batch.key[-1]), self._last_keys.get(series, NO_KEY))
             return receipt
 
-        return sum(await _at_once(one, range(len(batch.series))), Receipt())
+        return sum(await all_of(one, range(len(batch.series))), Receipt())
 
     async def _met(self, series: Sequence[Series]) -> dict[Series, int]:
         """The last keys known of these series; one met for the first time gets its indexes and is asked for its own."""
-        await _at_once(self._meet, [one for one in series if one not in self._last_keys])
+        await all_of(self._meet, [one for one in series if one not in self._last_keys])
         return {one: self._last_keys[one] for one in series}
 
     async def _meet(self, series: Series) -> None:
@@ -104,6 +101,7 @@ class MongoStore:
 
     # ---- reading -------------------------------------------------------------------------------------------------
 
+    @undisturbed
     async def scan(
         self,
         series: Series,
@@ -130,6 +128,7 @@ class MongoStore:
         rows = await self.scan(series, limit=n, descending=True)
         return rows.take(np.arange(len(rows))[::-1])
 
+    @undisturbed
     async def live(self, series: Series) -> Batch:
         """See SeriesStore.live."""
         dataset = DATASETS[series.dataset]
@@ -138,6 +137,7 @@ class MongoStore:
             last = await self._key(series, -1) if len(row) else None
         return row if last is None or last < int(row.key[0]) else empty(dataset, (series,))
 
+    @undisturbed
     async def extent(self, series: Series) -> Extent | None:
         """See SeriesStore.extent. rows is the server's own counter, which an unclean shutdown of it may leave wrong."""
         with waiting(self.where):
@@ -148,6 +148,7 @@ class MongoStore:
             return None
         return Extent(rows, first, last, earliest, latest)
 
+    @undisturbed
     async def count(self, series: Series, span: Span | None = None) -> int:
         """See SeriesStore.count."""
         with waiting(self.where):
@@ -157,13 +158,15 @@ class MongoStore:
         """See SeriesStore.keys."""
         return await self.scan(series, span, columns=DATASETS[series.dataset].audited_columns)
 
+    @undisturbed
     async def series(self) -> list[Series]:
         """See SeriesStore.series."""
         with waiting(self.where):
             known = await indexes.held_collections(self._database)
-            keys = await _at_once(lambda one: self._key(one, 1), known)
+            keys = await all_of(lambda one: self._key(one, 1), known)
         return [one for one, key in zip(known, keys, strict=True) if key is not None]
 
+    @undisturbed
     async def revisions(self, series: Series) -> Batch:
         """Rows that were replaced, as they were: by key, then oldest first."""
         dataset = DATASETS[series.dataset]
@@ -199,6 +202,7 @@ class MongoStore:
 
     # ---- keeping house -------------------------------------------------------------------------------------------
 
+    @undisturbed
     async def drop(self, series: Series, span: Span) -> int:
         """See SeriesStore.drop. In pieces; raised Unavailable, those before are gone."""
         collection, wanted = self._collection(series), rows_of(DATASETS[series.dataset], span)
@@ -213,16 +217,19 @@ class MongoStore:
         self._last_keys.pop(series, None)
         return dropped
 
+    @undisturbed
     async def migrate(self) -> list[str]:
         """Bring every collection's indexes and retention up to date; what was done, one line each. Can be repeated."""
         with waiting(self.where):
             return await indexes.migrate(self._database, self.abilities)
 
+    @undisturbed
     async def drift(self) -> list[Drift]:
         """Where indexes, or the layout of rows, are not what they should be. Changes nothing."""
         with waiting(self.where):
             return await indexes.compare(self._database, self.abilities)
 
+    @undisturbed
     async def overdue(self, now_ms: int) -> dict[Series, int]:
         """Rows that outlived their retention and are still there, by series, counted."""
         with waiting(self.where):
@@ -236,6 +243,7 @@ class MongoStore:
         ]
         return [str(one) for one in await self.drift()] + lines
 
+    @undisturbed
     async def sizes(self) -> StoreSizes:
         """See SeriesStore.sizes. Of our database alone, so that a login needs no more than readWrite on it."""
         with waiting(self.where):
@@ -247,6 +255,7 @@ class MongoStore:
             index_bytes=int(stats["indexSize"]),
         )
 
+    @undisturbed
     async def healthy(self) -> bool:
         """Whether the server answers. Raises Unavailable with the reason when it does not."""
         with waiting(self.where):
@@ -259,21 +268,3 @@ class MongoStore:
 
     def _collection(self, series: Series) -> Collection:
         return self._database[collection_of(series)]
-
-
-async def _at_once(ask: Callable[[T], Awaitable[R]], items: Sequence[T]) -> list[R]:
-    """The answers for all items, asked a few at a time. The first error ends the others and is raised."""
-    if len(items) == 1:
-        return [await ask(items[0])]
-    gate = asyncio.Semaphore(_SERIES_AT_ONCE)
-
-    async def one(item: T) -> R:
-        async with gate:
-            return await ask(item)
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(item), name=f"mongo {item}") for item in items]
-    except ExceptionGroup as errors:
-        raise errors.exceptions[0] from errors
-    return [task.result() for task in tasks]

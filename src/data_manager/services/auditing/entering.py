@@ -71,6 +71,9 @@ class Entering:
 
     def keep_within(self, span: Span | None) -> None:
         """Forget what was said of instants of which no rows are held any more."""
+        covered = self.coverage
+        if span and covered and span.start_ms <= covered[0].start_ms and covered[-1].end_ms <= span.end_ms:
+            return
         spans = [] if span is None else [span]
         self.coverage = [
             Audited(part.start_ms, part.end_ms, one.result, one.rule_version, one.audited_ms)

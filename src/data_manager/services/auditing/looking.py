@@ -44,6 +44,8 @@ LIVE_WITHIN_MS: Final = DAY_MS
 """A series is fed as it happens when its newest row came within so long of its time."""
 
 _SCHEDULE_GRACE_MS: Final = HOUR_MS  # the venue publishes a settlement some time after it
+_WIDER: Final = 5  # so much wider are rows with all that is checked than keys alone
+_PAGE_LEAST: Final = 90
 _IN_A_THREAD: Final = 50_000  # rows whose judgement would hold up the event loop
 
 
@@ -123,7 +125,10 @@ class Looking:
 
     async def page(self, series: Series, names: Sequence[str], anchor_key: int | None) -> tuple[Batch, bool]:
         """Rows from the anchor on, and whether these are the last."""
-        limit = self._page_rows if len(DATASETS[series.dataset].key) == 1 and not reread_whole(series) else None
+        limit = None
+        if len(DATASETS[series.dataset].key) == 1 and not reread_whole(series):
+            wide = len(names) > len(DATASETS[series.dataset].audited_columns)
+            limit = max(self._page_rows // _WIDER, _PAGE_LEAST) if wide else self._page_rows
         after = None if anchor_key is None else anchor_key - 1
         rows = await self._store.scan(series, None, columns=names, limit=limit, after=after)
         return rows, limit is None or len(rows) < limit

@@ -1,0 +1,299 @@
+"""The truth over HTTP: audits on demand, the ledger, and the condition of ranges that partition the request."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from data_manager.adapters.meta.sql import SqlMetaStore, open_meta
+from data_manager.api.app import Components, Readiness, create_app
+from data_manager.api.truth import condition_headers, truth_routes
+from data_manager.domain.datasets import DATASETS
+from data_manager.domain.span import Span
+from data_manager.services.auditing.desk import Desk
+from data_manager.services.conditions import Condition, Conditions, answered_span
+from data_manager.services.query import fetch, parse
+from tests.contract.rows import BASE_MS, candle, liquidation, trade
+from tests.flow.test_api import listening, no_facts
+from tests.flow.test_audit import MINUTES, TRADES, House, at, minutes
+from tests.memory import MemoryStore
+
+SERIES = "um.candle.BTCUSDT.1m"
+
+
+@pytest.fixture
+async def meta(tmp_path: Path) -> AsyncIterator[SqlMetaStore]:
+    one = await open_meta(f"sqlite:///{tmp_path}/meta.db")
+    try:
+        yield one
+    finally:
+        await one.close()
+
+
+@pytest.fixture
+async def house(meta: SqlMetaStore) -> House:
+    """Fifty minutes without the seventh, trades without the fortieth, and one liquidation."""
+    made = House(MemoryStore(), meta, at(50) + 20_000)
+    await made.hold([*minutes(set(range(50)) - {7}), candle(50, closed=False)])
+    await made.hold([trade(number) for number in range(1, 100) if number != 40])
+    await made.hold([liquidation(1)])
+    return made
+
+
+@pytest.fixture
+async def client(house: House) -> AsyncIterator[httpx2.AsyncClient]:
+    async def readiness() -> Readiness:
+        return Readiness(ready=True, status="healthy", components={}, reasons=[])
+
+    from prometheus_client import CollectorRegistry
+
+    desk = Desk(house.auditor)
+    app = create_app(
+        Components(
+            store=house.store,
+            meta=house.meta,
+            clock=house.clock,
+            market="um",
+            version="9.9.9",
+            readiness=readiness,
+            registry=CollectorRegistry(),
+            ingest=no_facts,
+            databases=no_facts,
+            connections=no_facts,
+        )
+    )
+    conditions = Conditions(house.meta, house.clock)
+    app.router.routes[:0] = truth_routes(house.meta, conditions, desk, house.clock, "um")
+    async with listening(app) as one:
+        yield one
+    await desk.close()
+
+
+async def condition(client: httpx2.AsyncClient, **query: Any) -> Any:
+    answer = await client.get("/condition", params={"series": SERIES, **query})
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    edges = [(one["start_ms"], one["end_ms"]) for one in body["ranges"]]
+    assert edges[0][0] == body["start_ms"]
+    assert edges[-1][1] == body["end_ms"]
+    assert [end for _, end in edges[:-1]] == [start for start, _ in edges[1:]]
+    return body
+
+
+def words(body: Any) -> list[tuple[int, int, str]]:
+    return [(one["start_ms"], one["end_ms"], one["condition"]) for one in body["ranges"]]
+
+
+async def test_an_audit_on_demand_says_what_is_missing(client: httpx2.AsyncClient) -> None:
+    answer = await client.post("/audit/run", json={"series": SERIES})
+    assert answer.status_code == 200
+    assert answer.json() == {
+        "audited": 1, "failed": [], "findings": 1, "holes_total": 1,
+        "holes": [{"series": SERIES, "start_ms": at(7), "end_ms": at(8), "kind": "grid", "missing": 1}],
+    }  # fmt: skip
+    everything = (await client.post("/audit/run")).json()
+    assert (everything["audited"], everything["holes_total"]) == (3, 2)
+    spelled = (
+        await client.post(
+            "/audit/run", json={"series": ["candles_BTCUSDT_1m"], "start": at(10), "end": "2023-11-15", "full": False}
+        )
+    ).json()
+    assert (spelled["audited"], spelled["holes"]) == (1, [])
+    ledger = (await client.get("/audit/holes", params={"series": SERIES})).json()
+    assert ledger["pagination"] == {"limit": 100, "offset": 0, "total": 1, "has_more": False}
+    [hole] = ledger["data"]
+    assert (hole["start_ms"], hole["state"], hole["history"][0]["why"]) == (at(7), "open", "found")
+    assert (await client.get("/audit/holes", params={"state": "live", "limit": 1})).json()["pagination"]["has_more"]
+    assert (await client.get("/audit/holes", params={"state": "healed,open", "start": at(8)})).json()["data"] == []
+
+
+async def test_the_condition_of_a_range_before_and_after_an_audit(client: httpx2.AsyncClient, house: House) -> None:
+    asked = {"start": at(-1), "end": at(52)}
+    body = await condition(client, **asked)
+    assert body["completeness"] is None
+    assert {one[2] for one in words(body)} == {"unverified", "pending"}
+    await client.post("/audit/run")
+    house.clock.now += 2_000
+    body = await condition(client, **asked)
+    assert [one[2] for one in words(body)] == ["unverified", "good", "known_hole", "good", "pending", "pending"]
+    assert [one[0] for one in words(body)] == [at(-1), at(0), at(7), at(8), at(50), house.clock.now]
+    assert body["completeness"] is None, "the minute before the first row was never audited"
+    assert (await condition(client, start=at(0), end=at(50)))["completeness"] == 49 / 50
+    await house.hold(minutes([7]), origin="job:1")
+    await client.post("/audit/run")
+    house.clock.now += 2_000
+    body = await condition(client, start=at(0), end=at(52))
+    assert [one[2] for one in words(body)][:3] == ["good", "healed", "good"]
+    assert body["completeness"] == 1.0
+
+
+async def test_when_nobody_audits_what_came_since_is_unverified(client: httpx2.AsyncClient, house: House) -> None:
+    await client.post("/audit/run")
+    house.clock.now += 5 * 60_000
+    assert words(await condition(client, start=at(49), end=at(54)))[-1] == (at(50), at(54), "pending")
+    house.clock.now += 20 * 60_000
+    assert words(await condition(client, start=at(49), end=at(54))) == [
+        (at(49), at(50), "good"),
+        (at(50), at(54), "unverified"),
+    ]
+
+
+async def test_ids_are_pending_after_the_last_and_liquidations_unverifiable(
+    client: httpx2.AsyncClient, house: House
+) -> None:
+    await client.post("/audit/run")
+    body = await condition(client, series=TRADES.id, start=BASE_MS + 10, end=BASE_MS + 2_000)
+    assert words(body) == [
+        (BASE_MS + 10, BASE_MS + 390, "good"), (BASE_MS + 390, BASE_MS + 411, "known_hole"),
+        (BASE_MS + 411, BASE_MS + 991, "good"), (BASE_MS + 991, BASE_MS + 2_000, "pending"),
+    ]  # fmt: skip
+    body = await condition(client, series="um.liquidation.BTCUSDT", start=BASE_MS, end=BASE_MS + 9)
+    assert (words(body)[0][2], body["completeness"]) == ("unverifiable", None)
+
+
+async def test_without_times_the_last_day_is_asked_for(client: httpx2.AsyncClient, house: House) -> None:
+    body = await condition(client)
+    assert (body["start_ms"], body["end_ms"]) == (house.clock.now - 86_400_000, house.clock.now)
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ({}, "series"),
+        ({"series": ""}, "series"),
+        ({"series": "um.candle.BTCUSDT.2m"}, "series"),
+        ({"series": "um.candles.BTCUSDT"}, "series"),
+        ({"series": SERIES, "start": "yesterday"}, "start"),
+        ({"series": SERIES, "start": 2_000_000_000_000, "end": BASE_MS}, "start"),
+        ({"series": SERIES, "end": "1700000000"}, "end"),
+        ({"series": SERIES, "limit": 1}, "limit"),
+    ],
+)
+async def test_a_bad_condition_names_the_field(client: httpx2.AsyncClient, query: dict[str, Any], field: str) -> None:
+    answer = await client.get("/condition", params=query)
+    assert (answer.status_code, answer.json()["error"]["field"]) == (422, field)
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ("{", "body"),
+        ("[]", "body"),
+        (b"\xff\xfe", "body"),
+        ({"series": 7}, "series"),
+        ({"series": []}, "series"),
+        ({"series": "nonsense"}, "series"),
+        ({"series": ["um.candle.BTCUSDT.1m", None]}, "series"),
+        ({"full": "yes"}, "full"),
+        ({"start": True}, "start"),
+        ({"start": BASE_MS, "end": BASE_MS}, "start"),
+        ({"end": [1]}, "end"),
+        ({"force": True}, "force"),
+    ],
+)
+async def test_a_bad_audit_names_the_field(client: httpx2.AsyncClient, body: Any, field: str) -> None:
+    content = body if isinstance(body, str | bytes) else json.dumps(body)
+    answer = await client.post("/audit/run", content=content)
+    assert (answer.status_code, answer.json()["error"]["field"]) == (422, field)
+
+
+async def test_what_was_never_held_is_not_found_and_a_body_has_a_bound(client: httpx2.AsyncClient) -> None:
+    assert (await client.post("/audit/run", json={"series": "um.trade.XYZUSDT"})).status_code == 404
+    assert (await client.get("/audit/runs/99")).status_code == 404
+    assert (await client.get("/audit/runs/x")).status_code == 422
+    assert (await client.get("/audit/run")).status_code == 405
+    assert (await client.post("/audit/run", content=b" " * 70_000)).status_code == 413
+    assert (await client.get("/audit/holes", params={"state": "gone"})).json()["error"]["field"] == "state"
+
+
+async def test_a_long_audit_is_asked_for_again_by_its_number(client: httpx2.AsyncClient, house: House) -> None:
+    desk = Desk(house.auditor, patience_s=0)
+    asked = await desk.ask([MINUTES], None, full=True)
+    assert asked.done is None
+    done = (await desk.outcome(asked.number, patience_s=10)).done
+    assert done is not None
+    assert [one.start_ms for one in done.holes] == [at(7)]
+    await desk.close()
+
+
+async def test_the_ranges_are_those_of_the_domain_for_any_cut(client: httpx2.AsyncClient, house: House) -> None:
+    await client.post("/audit/run")
+    conditions = Conditions(house.meta, house.clock)
+    whole = (await conditions.condition_of(MINUTES, Span(at(-5), at(60)))).ranges
+    for cut in range(-4, 60, 7):
+        left = (await conditions.condition_of(MINUTES, Span(at(-5), at(cut)))).ranges
+        right = (await conditions.condition_of(MINUTES, Span(at(cut), at(60)))).ranges
+        said = [(one.condition, one.end_ms - one.start_ms) for one in [*left, *right]]
+        assert sum(length for _, length in said) == at(60) - at(-5)
+        for word in {one.condition for one in whole}:
+            assert sum(length for one, length in said if one is word) == sum(one.end_ms - one.start_ms for one in whole if one.condition is word)  # fmt: skip
+
+
+async def test_openapi_tells_of_the_routes(client: httpx2.AsyncClient) -> None:
+    paths = (await client.get("/openapi.json")).json()["paths"]
+    assert paths.keys() >= {"/condition", "/audit/run", "/audit/runs/{run}", "/audit/holes"}
+    assert paths["/audit/run"].keys() == {"post"}
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ({"limit": "5"}, (45, 50)),
+        ({"limit": "100"}, (0, 50)),
+        ({"start": "3", "end": "9"}, (3, 9)),
+        ({"start": "-5", "end": "70"}, (-5, 70)),
+        ({"start": "3", "end": "40", "limit": "10"}, (3, 14)),
+        ({"start": "3", "end": "40", "limit": "10", "sort_order": "desc"}, (30, 40)),
+        ({"end": "20", "limit": "4"}, (16, 20)),
+        ({"start": "60", "end": "70"}, (60, 70)),
+        ({"start": "60"}, None),
+    ],
+)
+async def test_a_page_speaks_for_what_was_asked_as_far_as_it_reaches(
+    house: House, words: dict[str, str], expected: tuple[int, int] | None
+) -> None:
+    given = {name: str(at(int(text))) if name in ("start", "end") else text for name, text in words.items()}
+    query = parse(DATASETS["candle"], "um", {"pair": "BTCUSDT", "period": "1m", **given})
+    span = answered_span(query, await fetch(house.store, query))
+    assert span == (None if expected is None else Span(at(expected[0]), at(expected[1])))
+
+
+async def test_pages_one_after_another_speak_for_the_whole(house: House) -> None:
+    given = {"pair": "BTCUSDT", "period": "1m", "start": str(at(-3)), "end": str(at(60)), "limit": "7"}
+    query = parse(DATASETS["candle"], "um", given)
+    spans = []
+    while True:
+        page = await fetch(house.store, query)
+        spans.append(answered_span(query, page))
+        if page.next_cursor is None:
+            break
+        query = parse(
+            DATASETS["candle"], "um", {"pair": "BTCUSDT", "period": "1m", "limit": "7", "cursor": page.next_cursor}
+        )
+    assert spans[0] is not None
+    assert spans[-1] is not None
+    assert (spans[0].start_ms, spans[-1].end_ms) == (at(-3), at(60))
+
+
+async def test_headers_say_one_only_of_what_lacks_nothing(house: House) -> None:
+    conditions = Conditions(house.meta, house.clock)
+    await house.auditor.run()
+    for span, complete, said in (
+        (Span(at(8), at(50)), b"1.000000", b"good=1"),
+        (Span(at(0), at(10)), b"0.900000", b"good=0.9, known_hole=0.1"),
+        (Span(at(-10), at(0)), b"null", b"unverified=1"),
+    ):
+        found = await conditions.condition_of(MINUTES, span)
+        assert condition_headers(found, span) == [(b"x-data-completeness", complete), (b"x-data-condition", said)]
+    rounded = Condition(0.99999999, [])
+    assert condition_headers(rounded, Span(0, 1))[0][1] == b"0.999999"
+
+
+async def test_while_the_metadata_is_away_rows_are_unverified_and_come_all_the_same(house: House) -> None:
+    conditions = Conditions(house.meta, house.clock)
+    await house.meta.close()
+    found = await conditions.condition_or_unknown(MINUTES, Span(at(0), at(9)))
+    assert (found.completeness, [one.condition.value for one in found.ranges]) == (None, ["unverified"])
