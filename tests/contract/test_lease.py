@@ -211,7 +211,7 @@ async def both(url: str) -> AsyncIterator[tuple[SqlMetaStore, SqlMetaStore]]:
 
 async def test_who_is_cancelled_ends_and_leaves_nothing_behind(store: SqlMetaStore) -> None:
     """Wherever it was: clearing up after a cancelled statement fails in many ways, and none may hide the cancelling."""
-    for i in range(150):
+    for i in range(100):
         asking = asyncio.create_task(store.take_lease("audit", "a", LONG_S))
         await asyncio.sleep((i % 50) * 0.0002)
         if asking.cancel():

@@ -200,17 +200,23 @@ async def test_the_ledger_kept_is_the_ledger_reconciled(
     """What reconcile.after() says of entries in memory, whatever was absorbed, split and healed on the way."""
     series = f"um.trade.R{next(_NAMES)}USDT"
     ledger: list[LedgerEntry] = []
+    version = 0
+
+    async def keep(written: Sequence[LedgerEntry], absorbed: Sequence[str] = ()) -> None:
+        nonlocal version
+        await store.keep_truths([change(series, version, entries=tuple(written), absorbed=tuple(absorbed))])
+        version += 1
+        [held] = await store.truths([series])
+        assert list(held.holes) == ledger
+
     for number, (span, found) in enumerate(audits):
         near = [one for one in ledger if one.start_ms <= span[1] and span[0] <= one.end_ms]
         holes = [Hole(start, end, end - start, None, None, "ids") for start, end in found]
         changes = reconciled(near, Span(*span), holes, series=series, now_ms=NOW_MS + number)
-        written = [one.entry for one in changes]
-        absorbed = tuple(old for one in changes for old in one.absorbed)
-        await store.keep_truths([change(series, number, entries=tuple(written), absorbed=absorbed)])
         ledger = after(ledger, changes)
-        [held] = await store.truths([series])
-        assert list(held.holes) == ledger
+        await keep([one.entry for one in changes], [old for one in changes for old in one.absorbed])
         openable = [one for one in ledger if one.state is HoleState.OPEN]
         if openable:
             healing = moved(jobs.choice(openable), HoleState.HEALING, at_ms=NOW_MS, by="job", why="asked")
             ledger = [healing if one.id == healing.id else one for one in ledger]
+            await keep([healing])

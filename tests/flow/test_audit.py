@@ -276,6 +276,24 @@ async def test_trades_of_one_millisecond_across_two_audits_lose_no_hole(store: S
     assert (await house.truth(TRADES)).holes[0].missing == 2
 
 
+async def test_a_hole_stays_as_it_is_wherever_the_next_audit_goes_on(meta: SqlMetaStore) -> None:
+    """Some rows are looked at again: a hole before, at and after the place where that begins."""
+    house = House(MemoryStore(), meta, BASE_MS + 190_000)
+    symbols = {number: f"H{number}USDT" for number in range(50, 100)}
+    for missing, symbol in symbols.items():
+        await house.hold([trade(number, symbol) for number in range(1, 101) if number != missing])
+        await house.hold([ticker(number, BASE_MS + 1_000 * number, symbol) for number in range(1, 101)][: missing - 1])
+        await house.hold([ticker(number, BASE_MS + 1_000 * number + 70_000, symbol) for number in range(missing, 101)])
+    await house.holes()
+    house.clock.now += 1
+    before = await house.holes()  # none of them is merely suspected any more
+    assert len(before) == 2 * len(symbols)
+    for symbol in symbols.values():
+        await house.hold([trade(101, symbol)])
+        await house.hold([ticker(101, BASE_MS + 171_000, symbol)])
+    assert await house.holes() == before
+
+
 async def test_a_broken_chain_is_found(store: SeriesStore, meta: SqlMetaStore) -> None:
     house = House(store, meta, BASE_MS + 1_000_000)
     await house.hold([depth_update(number) for number in range(1, 200) if number != 123])
@@ -293,9 +311,9 @@ async def test_rows_that_are_too_young_are_left_for_the_next_audit(store: Series
 # ── Silence ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def ticker(number: int, at_ms: int) -> Event:
+def ticker(number: int, at_ms: int, symbol: str = "BTCUSDT") -> Event:
     price = Number("1")
-    return BookTicker(symbol="BTCUSDT", update_id=number, bid=price, bid_quantity=price, ask=Number("2"), ask_quantity=price, event_ms=at_ms, matched_ms=at_ms, clock="venue")  # fmt: skip
+    return BookTicker(symbol=symbol, update_id=number, bid=price, bid_quantity=price, ask=Number("2"), ask_quantity=price, event_ms=at_ms, matched_ms=at_ms, clock="venue")  # fmt: skip
 
 
 async def test_silence_is_measured_from_rows_across_audits(store: SeriesStore, meta: SqlMetaStore) -> None:

@@ -83,4 +83,6 @@ async def test_the_running_service_sheds_and_says_so(tmp_path: Path) -> None:
             assert figures.of("rows_new_total") == before
             assert figures.of("events_dropped_total") == 100
             assert figures.of("shed", dataset="book_ticker") == 1
-            await eventually(lambda: '"kind": "shed", "series": "um.book_ticker.BTCUSDT"' in service.said(), what="finding")
+            await eventually(
+                lambda: '"kind": "shed", "series": "um.book_ticker.BTCUSDT"' in service.said(), what="finding"
+            )

@@ -257,6 +257,9 @@ async def test_missing_rows_are_absent_from_what_is_named_and_from_nothing_else(
         await exchange.fault("missing", dataset="aggTrades", **words)
         rows = await exchange.rows("aggTrades", symbol="BTCUSDT", **span)
         assert min(row["T"] for row in rows) >= start + HOUR
+        first = await exchange.rows("/control/truth/fapi/v1/aggTrades", symbol="BTCUSDT", startTime=start, limit=1)
+        by_id = await exchange.rows("aggTrades", symbol="BTCUSDT", fromId=first[0]["a"], limit=50)
+        assert by_id == rows[:50], "pages by id go on behind a hole"
         truth = await exchange.rows("/control/truth/fapi/v1/aggTrades", symbol="BTCUSDT", **span)
         assert min(row["T"] for row in truth) < start + 10 * MINUTE
 

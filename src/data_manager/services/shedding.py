@@ -29,7 +29,7 @@ LetGo = Callable[[Dataset, Rows], None]
 
 
 class Shedding:
-    """Knows what is shed now. look() at the sizes every now and then; take() from each flush what must not be stored."""
+    """Knows what is shed now. look() at the sizes now and then; take() from each flush what must not be stored."""
 
     def __init__(self, bytes_max: int, let_go: LetGo) -> None:
         """bytes_max: 0 for no bound. let_go is told of every event that is shed."""

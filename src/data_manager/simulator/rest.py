@@ -23,6 +23,7 @@ from data_manager.simulator.faults import Faults
 from data_manager.simulator.limits import FUNDING, WEIGHT, Bucket, Limits
 from data_manager.simulator.market import Tape
 from data_manager.simulator.quotes import Quotes
+from data_manager.simulator.tape import Aggregates, joined
 
 _AGGREGATES_KEPT_MS: Final = 48 * HOUR_MS
 _TRADES_KEPT_MS: Final = 30 * DAY_MS
@@ -210,29 +211,42 @@ class Rest:
         limit = self.limit(params, 500, 1_000)
         start_ms, end_ms = self.span(params)
         from_id = number(params, "fromId")
-        now_ms = self.clock.now_ms()
-        wall_ms = 0 if self._truth else now_ms - _AGGREGATES_KEPT_MS
-        cap = self.faults.rows_max("/fapi/v1/aggTrades", limit)
-        if from_id is not None:
-            found = self.tape.aggregates_from(contract, from_id, limit)
-            found = found.between(0, now_ms + 1)
-            if len(found) and int(found.at_ms[0]) < wall_ms:
-                raise _recent(2)
+        if from_id is None:
+            found = self._aggregates_in(contract, limit, start_ms, end_ms)
         else:
-            if (start_ms is not None and start_ms < wall_ms) or (end_ms is not None and end_ms < wall_ms):
-                raise _recent(2)
-            low_ms, high_ms = start_ms, min(now_ms, _LAST_MS if end_ms is None else end_ms) + 1
-            if low_ms is None:
-                found = self._newest(contract, limit, high_ms)
-            else:
-                found = self.tape.aggregates(contract, low_ms, max(low_ms, high_ms))
-        if start_ms is not None and from_id is not None:
-            found = found.between(start_ms, now_ms + 1)
-        if end_ms is not None:
-            found = found.between(0, end_ms + 1)
-        found = self.faults.aggregates("rest", contract.symbol, found)
-        from_start = start_ms is not None or from_id is not None
-        return rows.aggregates(found.take(slice(cap) if from_start else slice(-cap, None)), Units.of(contract))
+            found = self._aggregates_from(contract, from_id, limit).between(start_ms or 0, (end_ms or _LAST_MS) + 1)
+        cap = self.faults.rows_max("/fapi/v1/aggTrades", limit)
+        is_first = start_ms is not None or from_id is not None
+        return rows.aggregates(found.take(slice(cap) if is_first else slice(-cap, None)), Units.of(contract))
+
+    def _aggregates_in(self, contract: Contract, limit: int, start_ms: int | None, end_ms: int | None) -> Aggregates:
+        now_ms = self.clock.now_ms()
+        for moment_ms in (start_ms, end_ms):
+            if moment_ms is not None:
+                self._require_kept(moment_ms)
+        high_ms = min(now_ms, _LAST_MS if end_ms is None else end_ms) + 1
+        if start_ms is None:
+            found = self._newest(contract, limit, high_ms)
+        else:
+            found = self.tape.aggregates(contract, start_ms, max(start_ms, high_ms))
+        return self.faults.aggregates("rest", contract.symbol, found)
+
+    def _aggregates_from(self, contract: Contract, from_id: int, limit: int) -> Aggregates:
+        """At least limit where there are so many, whatever is missing between them."""
+        now_ms = self.clock.now_ms()
+        pieces, have = [], 0
+        while have < limit:
+            held = self.tape.aggregates_from(contract, from_id, limit).between(0, now_ms + 1)
+            pieces.append(self.faults.aggregates("rest", contract.symbol, held))
+            if len(held) == 0:
+                break
+            self._require_kept(int(held.at_ms[0]))
+            from_id, have = int(held.agg_id[-1]) + 1, have + len(pieces[-1])
+        return joined(pieces)
+
+    def _require_kept(self, moment_ms: int) -> None:
+        if moment_ms < self.clock.now_ms() - _AGGREGATES_KEPT_MS and not self._truth:
+            raise _recent(2)
 
     def trades(self, params: Params) -> list[dict[str, Any]]:
         contract = self.contract(params)
@@ -259,7 +273,7 @@ class Rest:
         cap = self.faults.rows_max("/fapi/v1/historicalTrades", limit)
         return rows.trades(fills.take(slice(cap) if from_id is not None else slice(-cap, None)), Units.of(contract))
 
-    def _newest(self, contract: Contract, count: int, end_ms: int) -> Any:
+    def _newest(self, contract: Contract, count: int, end_ms: int) -> Aggregates:
         """The last aggregates before end_ms, at least count where there are so many."""
         end_ms = min(end_ms, contract.delivery_ms)
         back_ms = 16 * MINUTE_MS

@@ -28,7 +28,7 @@ from data_manager.simulator.quotes import Quotes
 
 _ENCODE = msgspec.json.Encoder().encode
 _UPDATE_MS: Final = 250
-_CLOSE_LATE_MS: Final = 600  # at most, and always before the next candle's first update
+_CLOSE_LATE_MS: Final = 180  # at most, and always before the next candle's first update
 
 
 class Sent(NamedTuple):

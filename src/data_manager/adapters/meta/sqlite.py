@@ -43,20 +43,28 @@ async def _open(*file: Any, **options: Any) -> aiosqlite.Connection:
 
 
 class _StopsOnce(aiosqlite.Connection):
-    """A connection whose thread is told to stop once, however often its user is cancelled while he closes it.
+    """A connection that ends well however often its user is cancelled, amid a statement or while he closes it.
 
-    A thread that has stopped answers nothing any more: who told it again would wait for ever.
+    Its thread is told to stop once: one that has stopped answers nothing any more, and who told it again would wait for
+    ever. And it rolls back before it closes: SQLite keeps the locks of a closed connection while somebody still holds
+    the cursor of a statement that was not read to its end, such as the traceback of the cancellation.
     """
 
     _ended: asyncio.Future[Any] | None = None
 
     def stop(self) -> asyncio.Future[Any] | None:
         if self._running:
+            self._roll_back()
             self._ended = super().stop()
         return None if self._ended is None else asyncio.shield(self._ended)
 
     async def close(self) -> None:
         if self._running:
+            self._roll_back()
             await super().close()
         elif self._ended is not None:
             await asyncio.shield(self._ended)
+
+    def _roll_back(self) -> None:
+        if self._connection is not None:
+            self._tx.put_nowait((None, self._connection.rollback))  # nobody waits for it; what follows comes after it
