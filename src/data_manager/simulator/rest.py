@@ -214,7 +214,8 @@ class Rest:
         if from_id is None:
             found = self._aggregates_in(contract, limit, start_ms, end_ms)
         else:
-            found = self._aggregates_from(contract, from_id, limit).between(start_ms or 0, (end_ms or _LAST_MS) + 1)
+            first_ms, last_ms = 0 if start_ms is None else start_ms, _LAST_MS if end_ms is None else end_ms
+            found = self._aggregates_from(contract, from_id, limit).between(first_ms, last_ms + 1)
         cap = self.faults.rows_max("/fapi/v1/aggTrades", limit)
         is_first = start_ms is not None or from_id is not None
         return rows.aggregates(found.take(slice(cap) if is_first else slice(-cap, None)), Units.of(contract))

@@ -143,7 +143,7 @@ def _at_a_row(times: Times, keys: Times, span: Span, before_ms: int) -> Resume:
         return Resume(None, None)
     at = _cut(times, span.start_ms - 1, len(times) - 2 - REREAD, before_ms, after=True)
     place = 0 if at is None else at + 1
-    return Resume(span.start_ms if at is None else int(times[place:].min()) + 1, int(keys[place]))
+    return Resume(span.start_ms if at is None else int(times[place:].min()), int(keys[place]))
 
 
 # ── Between rows ─────────────────────────────────────────────────────────────────────────────────────────────────────
