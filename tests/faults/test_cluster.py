@@ -102,11 +102,10 @@ async def freeze(service: Service, seconds: float) -> None:
 
 async def test_a_killed_replica_loses_nothing(stage: Stage, told: Told) -> None:
     cluster = stage.cluster
-    payloads = stage.next(SLICE * ROUNDS, garbage=3 * ROUNDS)
     dice = random.Random(5)
-    async with publishing(stage.nats.url, stage.some_replica, payloads, RATE / 2):
-        for _ in range(ROUNDS):
-            killed = dice.choice(cluster.all("ingest"))
+    for _ in range(ROUNDS):
+        payloads, killed = stage.next(SLICE, garbage=3), dice.choice(cluster.all("ingest"))
+        async with publishing(stage.nats.url, stage.some_replica, payloads, RATE / 2):
             await busy(killed)
             await killed.kill()
             await killed.start()

@@ -4,6 +4,7 @@
     replay                      recordings onto the bus
     query  dead-letters         what is held
     export  import              rows from one store to another
+    simulate                    the exchange that tests and demonstrations run on
     config  doctor  migrate     the installation
     version
 
