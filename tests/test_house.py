@@ -71,9 +71,7 @@ def test_every_setting_is_read_by_something() -> None:
     by_settings = text("src/data_manager/settings.py")
     for name in SETTINGS:
         read = rf"settings\.{name}\b|in_force\.{name}\b|self\.{name}\b"
-        assert re.search(read, code) or re.search(rf"self\.{name}\b", by_settings), (
-            f"nothing reads {name.upper()}"
-        )
+        assert re.search(read, code) or re.search(rf"self\.{name}\b", by_settings), f"nothing reads {name.upper()}"
 
 
 def test_the_readme_names_the_command_that_ci_runs() -> None:
