@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Final
 
 from data_manager.domain.errors import DataManagerError, Unavailable
@@ -53,6 +54,9 @@ class Databases:
 
     async def facts(self) -> dict[str, Any]:
         """The body of GET /health/databases, but for its time."""
+        if self.sizes is None:
+            with suppress(DataManagerError):  # the answer says that it does not answer
+                await self.look()
         rows, metadata = await asyncio.gather(self._asked(self._store.healthy), self._asked(self._meta.healthy))
         sizes = self.sizes
         rows |= {
