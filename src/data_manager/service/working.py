@@ -20,6 +20,7 @@ CLOCK = SystemClock()
 _STATISTICS_S = 30.0
 _LOOK_S = 1.0
 _HOUSE_S = 300.0
+_FINDINGS_MAX = 1_000
 
 
 class Working:
@@ -37,8 +38,8 @@ class Working:
             every_s=settings.leader_election_heartbeat_interval,
         )
         self._statistics: dict[str, int] = {}
-        self._leaderless: Finding | None = None
-        self._drift: Finding | None = None
+        self._leaderless_ms: int | None = None  # since when, as told
+        self._ended_in_epoch = 0
 
     async def run(self) -> None:
         """Campaign until cancelled."""
@@ -65,34 +66,45 @@ class Working:
         await keep_statistics(self._store, self._meta.fenced(lease), CLOCK, self._statistics)
 
     async def _look_at_house(self, lease: Lease) -> None:
-        """A finding while the store's indexes or retention are not what they should be."""
+        """A finding while the store's indexes or retention are not what they should be, whoever found it first."""
         now_ms = CLOCK.now_ms()
         problems = await self._store.problems(now_ms)
+        standing = await self._open(FindingKind.DRIFT)
         if problems:
-            self._drift = found(
+            news = found(
                 FindingKind.DRIFT,
                 severity="warning",
-                start_ms=now_ms if self._drift is None else self._drift.start_ms,
+                start_ms=min((one.start_ms for one in standing), default=now_ms),
                 evidence={"problems": len(problems), "first": problems[0]},
                 found_ms=now_ms,
             )
-            self._reporter.report([self._drift])
-        elif self._drift is not None:
-            self._reporter.report([self._drift.resolved(now_ms, now_ms)])
-            self._drift = None
+            self._reporter.report([news])
+        else:
+            self._reporter.report([one.resolved(now_ms, now_ms) for one in standing])
 
     async def _look_at_leader(self) -> None:
-        """A finding while nobody has led for two terms."""
-        since_ms, now_ms = self._campaign.leaderless_since_ms(), CLOCK.now_ms()
-        if since_ms is not None and self._leaderless is None:
-            self._leaderless = found(
+        """A finding while nobody has led for two terms; who leads then ends those that are left of it."""
+        now_ms = CLOCK.now_ms()
+        status, since_ms = self._campaign.status(), self._campaign.leaderless_since_ms()
+        if since_ms is not None and self._leaderless_ms is None:
+            self._leaderless_ms = since_ms
+            news = found(
                 FindingKind.LEADERLESS,
                 severity="critical",
                 start_ms=since_ms,
-                evidence={"lease": self._campaign.name, "why": self._campaign.status().reason or "nobody took it"},
+                evidence={"lease": self._campaign.name, "why": status.reason or "nobody took it"},
                 found_ms=now_ms,
             )
-            self._reporter.report([self._leaderless])
-        elif since_ms is None and self._leaderless is not None:
-            self._reporter.report([self._leaderless.resolved(now_ms, now_ms)])
-            self._leaderless = None
+            self._reporter.report([news])
+        elif status.leading and status.epoch != self._ended_in_epoch:
+            standing = await self._open(FindingKind.LEADERLESS)
+            self._reporter.report([one.resolved(now_ms, now_ms) for one in standing])
+            self._ended_in_epoch = status.epoch
+        if since_ms is None:
+            self._leaderless_ms = None
+
+    async def _open(self, kind: FindingKind) -> list[Finding]:
+        """Findings of that kind that stand, of whichever process, in the store or on their way there."""
+        kept, _ = await self._meta.findings(limit=_FINDINGS_MAX, kind=kind, open_only=True)
+        known = {one.id for one in kept}
+        return kept + [one for one in self._reporter.open_ones(kind) if one.id not in known]

@@ -8,7 +8,7 @@ from typing import Final
 import structlog
 
 from data_manager.domain.errors import Corrupt, Unavailable
-from data_manager.domain.finding import Finding
+from data_manager.domain.finding import Finding, FindingKind
 
 _log = structlog.get_logger(__name__)
 _AT_ONCE: Final = 1_000  # findings in one write
@@ -37,6 +37,10 @@ class Reporter:
     def waiting(self) -> int:
         """Findings that are not in the store yet."""
         return len(self._waiting)
+
+    def open_ones(self, kind: FindingKind) -> list[Finding]:
+        """Open findings of that kind that are not in the store yet."""
+        return [one for one in self._waiting.values() if one.kind is kind and one.open]
 
     def report(self, findings: Sequence[Finding]) -> None:
         """These are news, or newer versions of what was reported before."""
