@@ -28,7 +28,10 @@ from data_manager.settings import SETTINGS
 from tests.conftest import eventually
 from tests.servers import free_port
 
-COMMANDS = ("run", "serve", "replay", "query", "dead-letters", "config", "doctor", "migrate", "version")
+COMMANDS = (
+    "run", "serve", "replay", "query", "dead-letters", "export", "import", "config", "doctor", "migrate", "version",
+    "simulate",
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +82,7 @@ def test_no_command_shows_the_help_and_fails(capsys: pytest.CaptureFixture[str])
         (["config", "--nothing"], "--nothing"),
         (["query"], "dataset"),
         (["replay"], "files"),
-        (["serve", "--role", "api"], "--role"),
+        (["serve", "--role", "audit"], "--role"),
         (["dead-letters", "--limit", "0"], "--limit"),
     ],
 )
