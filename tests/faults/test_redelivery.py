@@ -48,7 +48,7 @@ async def test_everything_redelivered(server: NatsServer, service: Service, line
         await drained(client, service)
         first = service.figures()
         require_new(first, lines)
-        assert chunks(service) > 5
+        await eventually(lambda: chunks(service) > 5, what="folds")
         await forget_consumer(client, service)
         await drained(client, service)
         await eventually(lambda: taken(service) == 2 * len(lines), what="everything once more")
@@ -123,7 +123,7 @@ async def test_one_part_an_hour_late(server: NatsServer, service: Service, lines
         await drained(client, service)
         before = service.figures()
         assert before.of("rows_new_total") == len(in_time)
-        assert chunks(service) > 3
+        await eventually(lambda: chunks(service) > 3, what="folds")
         await publish(client, service.subject, payloads([*late, *late]))
         await drained(client, service)
     figures = service.figures()
