@@ -42,6 +42,7 @@ _TABLE = (
         fresh_within_ms=MINUTE_MS,
         refill=("archive:trades", "rest:historicalTrades"),
         retention_days=7,
+        shed_from=0.98,
         rules=(
             positive_unless_placeholder("price", "quantity"), not_negative("quantity"), near("event_ms", "traded_ms"),
         ),
@@ -64,6 +65,7 @@ _TABLE = (
         fresh_within_ms=MINUTE_MS,
         refill=("rest:aggTrades", "archive:aggTrades"),
         retention_days=7,
+        shed_from=0.97,
         rules=(positive("price"), not_negative("quantity"), near("event_ms", "traded_ms")),
         answer=(
             Answer("timestamp", "traded_ms", "time"),
@@ -109,6 +111,7 @@ _TABLE = (
         fresh_within_ms=30 * SECOND_MS,
         refill=(),
         retention_days=1,
+        shed_from=0.94,
         rules=(priced_levels("bids"), priced_levels("asks"), near("matched_ms", "event_ms")),
         answer=(Answer("timestamp", "event_ms", "time"), *_same("update_id", "bids", "asks", "clock")),
         wire="depth",
@@ -126,6 +129,7 @@ _TABLE = (
         fresh_within_ms=30 * SECOND_MS,
         refill=(),
         retention_days=1,
+        shed_from=0.92,
         rules=(priced_levels("bids"), priced_levels("asks"), near("matched_ms", "event_ms")),
         answer=(
             Answer("timestamp", "event_ms", "time"),
@@ -146,6 +150,7 @@ _TABLE = (
         fresh_within_ms=MINUTE_MS,
         refill=(),
         retention_days=1,
+        shed_from=0.90,
         rules=(
             not_negative("bid"), not_negative("ask"), not_negative("bid_quantity"), not_negative("ask_quantity"),
             near("matched_ms", "event_ms"),
@@ -169,6 +174,7 @@ _TABLE = (
         fresh_within_ms=30 * SECOND_MS,
         refill=("rest:markPriceKlines", "archive:markPriceKlines"),
         retention_days=7,
+        shed_from=0.96,
         rules=(positive("mark_price"),),
         answer=(
             Answer("timestamp", "event_ms", "time"),
@@ -212,6 +218,7 @@ _TABLE = (
         fresh_within_ms=MINUTE_MS,
         refill=(),
         retention_days=7,
+        shed_from=0.95,
         rules=(not_negative("last_price"), not_negative("volume"), not_negative("quote_volume")),
         answer=(
             Answer("timestamp", "event_ms", "time"),

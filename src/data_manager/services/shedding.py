@@ -13,14 +13,12 @@ from typing import Final
 import structlog
 
 from data_manager.domain.dataset import Dataset
+from data_manager.domain.datasets import DATASETS
 from data_manager.ports import StoreSizes
 from data_manager.services.buffer import Rows
 
-ORDER: Final = {
-    "book_ticker": 0.90, "depth_update": 0.92, "depth": 0.94, "ticker": 0.95, "mark_price": 0.96, "agg_trade": 0.97,
-    "trade": 0.98,
-}  # fmt: skip
-"""The share of the bound from which each dataset is shed."""
+ORDER: Final = {one.name: one.shed_from for one in DATASETS.values() if one.shed_from is not None}
+"""The share of the bound from which each dataset is shed, by the table of datasets."""
 
 _ROOM: Final = 0.05  # so much further down it is kept again
 _log = structlog.get_logger(__name__)
