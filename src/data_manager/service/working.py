@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
+import structlog
 from msgspec import structs
 
 from data_manager.adapters.clock import SystemClock
+from data_manager.domain.errors import Corrupt
 from data_manager.domain.finding import Finding, FindingKind, found
 from data_manager.ports import Lease, MetadataStore, SeriesStore
 from data_manager.service.again import Again
@@ -16,6 +18,7 @@ from data_manager.services.lease import Campaign, LeaseStatus
 from data_manager.services.reporting import Reporter
 from data_manager.settings import Settings
 
+_log = structlog.get_logger(__name__)
 CLOCK = SystemClock()
 _STATISTICS_S = 30.0
 _LOOK_S = 1.0
@@ -105,6 +108,10 @@ class Working:
 
     async def _open(self, kind: FindingKind) -> list[Finding]:
         """Findings of that kind that stand, of whichever process, in the store or on their way there."""
-        kept, _ = await self._meta.findings(limit=_FINDINGS_MAX, kind=kind, open_only=True)
+        try:
+            kept, _ = await self._meta.findings(limit=_FINDINGS_MAX, kind=kind, open_only=True)
+        except Corrupt as error:
+            _log.error("findings cannot be read", kind=kind.value, reason=str(error))
+            kept = []
         known = {one.id for one in kept}
         return kept + [one for one in self._reporter.open_ones(kind) if one.id not in known]

@@ -55,8 +55,9 @@ class Databases:
     async def facts(self) -> dict[str, Any]:
         """The body of GET /health/databases, but for its time."""
         if self.sizes is None:
-            with suppress(DataManagerError):  # the answer says that it does not answer
-                await self.look()
+            with suppress(DataManagerError, TimeoutError):  # the answer says that it does not answer
+                async with asyncio.timeout(_PATIENCE_S):
+                    await self.look()
         rows, metadata = await asyncio.gather(self._asked(self._store.healthy), self._asked(self._meta.healthy))
         sizes = self.sizes
         rows |= {
