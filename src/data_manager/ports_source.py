@@ -1,0 +1,75 @@
+"""The port behind backfill: rows from a venue's past. Each adapter is one way to ask for them."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from data_manager.domain.batch import Batch, Refused
+from data_manager.domain.dataset import Series
+from data_manager.domain.finding import Evidence
+from data_manager.domain.span import Span
+
+
+class Wanted(Struct, frozen=True, kw_only=True):
+    """What is to be fetched: rows of one series whose time column lies in span.
+
+    after, before: keys of the rows held around a hole, where they are known; then rows strictly between them are
+    meant, and a source that can ask by key does so, since several rows may share an instant.
+    """
+
+    series: Series
+    span: Span
+    after: int | None = None
+    before: int | None = None
+
+
+class Offer(Struct, frozen=True, kw_only=True):
+    """A part of what is wanted that a source can be asked for now, and what that costs.
+
+    call: as Dataset.refill names it, such as rest:klines. seconds: how long fetching takes, by the source's own limits.
+    coarse: what comes is coarser than what was lost, and marked so.
+    """
+
+    call: str
+    span: Span
+    seconds: float
+    coarse: bool = False
+
+
+class Fetched(Struct, frozen=True, kw_only=True):
+    """One piece of an answer: all rows that the source has in span, which may be none.
+
+    rows: settled, of one series, checked like live ones; their origin is the call and, for an archive, the file.
+    refused: rows the source sent that break a rule. evidence: request, answer's digest and time, for the ledger.
+    """
+
+    span: Span
+    rows: Batch
+    refused: Sequence[Refused] = ()
+    evidence: Evidence
+
+
+class Source(Protocol):
+    """One way to ask for the past. Raises Unavailable, Throttled (retry_after_s) and BadQuery like all adapters."""
+
+    @property
+    def name(self) -> str:
+        """The part of its calls before the colon: rest or archive."""
+        ...
+
+    def offers(self, wanted: Wanted, now_ms: int) -> Sequence[Offer]:
+        """What it could fetch of that now, disjoint and in order of time; empty where it cannot help."""
+        ...
+
+    def fetch(self, wanted: Wanted, offer: Offer, origin: str) -> AsyncIterator[Fetched]:
+        """The rows of the offer's span, piece by piece in order of time; the pieces' spans partition it.
+
+        Bounded memory whatever the span. origin: prefix of the rows' origin, such as job:ID. A piece is handed over
+        only when it is whole: what was handed over need not be asked for again.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        ...

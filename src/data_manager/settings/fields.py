@@ -1,0 +1,236 @@
+"""Every setting, declared once.
+
+A setting is one line of the class Settings. Its variable is the field's name in capitals; type, default, unit, bounds
+and meaning stand in that line and nowhere else: `data-manager config`, docs/settings.md and .env.example are made
+from it.
+"""
+# ruff: noqa: RUF009 - the defaults are declarations: made once, frozen
+
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+from urllib.parse import quote_plus
+
+from data_manager.settings.declaring import (
+    NATS_SERVER,
+    Setting,
+    a_file,
+    a_host,
+    a_login,
+    a_name,
+    a_port,
+    a_setting,
+    a_size,
+    shown,
+)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Settings:
+    """Every setting in force. The values were checked: nothing below needs to check them again."""
+
+    environment: str = a_name("production", "Where this runs, as logs name it.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = a_setting(
+        "INFO", "Least severe log line that is written."
+    )
+    log_format: Literal["json", "console"] = a_setting(
+        "json", "json: one object per line, for machines; console: aligned text, for people."
+    )
+    market: Literal["um", "cm", "spot"] = a_setting(
+        "um", "Market of the events on the bus: USDⓈ-M futures, COIN-M futures or spot. Never mixed."
+    )
+
+    data_dir: Path = a_setting(
+        Path("data"), "Folder of the embedded store, the metadata and our own bus's files.", valid="must be a folder"
+    )
+    meta_url: str | None = a_setting(
+        None,
+        "Database of the metadata.",
+        secret=True,
+        unset="a SQLite file in DATA_DIR",
+        pattern=r"(sqlite|mysql|mariadb)(\+\w+)?://.+",
+        valid="must be like sqlite:////folder/file or mysql://user:password@host:3306/database",
+    )
+    mysql_uri: str | None = a_setting(
+        None,
+        "Database of the metadata, as the predecessor named it; META_URL goes before it.",
+        secret=True,
+        unset="MYSQL_HOST and its like, if that is set",
+        pattern=r"(mysql|mariadb)(\+\w+)?://.+",
+        valid="must be like mysql://user:password@host:3306/database",
+    )
+    mysql_host: str | None = a_login("Host of the MySQL or MariaDB server that holds the metadata.")
+    mysql_port: int = a_port(3306, "Its port.", at_least=1)
+    mysql_user: str = a_name("root", "User there.")
+    mysql_password: str | None = a_login("Password there.", secret=True)
+    mysql_db: str = a_name("petrosa_data_manager", "Database there.")
+
+    mongodb_url: str | None = a_setting(
+        None,
+        "MongoDB that holds the rows. A database named in it is where the user is known, never where rows go.",
+        secret=True,
+        unset="MONGODB_HOST and its like, if that is set; else the embedded store",
+        pattern=r"mongodb(\+srv)?://.+",
+        valid="must be like mongodb://user:password@host:27017/?replicaSet=rs0",
+    )
+    mongodb_host: str | None = a_login("Host of the MongoDB that holds the rows.")
+    mongodb_port: int = a_port(27017, "Its port.", at_least=1)
+    mongodb_user: str | None = a_login("User there.")
+    mongodb_password: str | None = a_login("Password there.", secret=True)
+    mongodb_db: str = a_name("petrosa_data_manager", "Database there that holds the rows.")
+    store_bytes_max: int = a_size(
+        0, "Bytes the rows may take, 0 for no bound. From 90 % on the least valuable streams are shed.", at_least=0
+    )
+    store_memory_bytes: int = a_size(134_217_728, "Decoded rows the store keeps in memory for fast answers, at most.")
+
+    nats_url: str | None = a_setting(
+        None,
+        "NATS servers that carry the events.",
+        secret=True,
+        unset="`run` starts its own server, and the other commands use that",
+        pattern=rf"{NATS_SERVER}(\s*,\s*{NATS_SERVER})*",
+        valid="must be like nats://host:4222 (or tls:// ws:// wss://), several joined by commas",
+    )
+    nats_user: str | None = a_login("User at the NATS servers.")
+    nats_password: str | None = a_login("Password at the NATS servers.", secret=True)
+    nats_token: str | None = a_login("Token for the NATS servers.", secret=True)
+    nats_creds_file: Path | None = a_file("Credentials file for the NATS servers (JWT and seed).")
+    nats_tls_ca_file: Path | None = a_file("Authorities that vouch for the NATS servers, PEM.", "the system's")
+    nats_tls_cert_file: Path | None = a_file("Certificate that we show the NATS servers, PEM.")
+    nats_tls_key_file: Path | None = a_file("Key of that certificate, PEM.")
+    nats_own_port: int = a_port(4222, "Port of the server that `run` starts when NATS_URL is unset.", at_least=1)
+    nats_consumer_subject: str = a_setting(
+        "binance.futures.websocket.data",
+        "Subject the publisher sends events to.",
+        pattern=r"(?!\$)[^\s.*>]+(\.[^\s.*>]+)*(\.\*|\.>)?",
+        valid="must be a NATS subject: words joined by dots, the last of them may be * or >",
+    )
+    nats_mode: Literal["auto", "jetstream", "core"] = a_setting(
+        "auto",
+        "jetstream: a durable stream, nothing is lost while we are away; core: a queue group, losses are counted; "
+        "auto: jetstream where the server has it.",
+    )
+    nats_stream: str = a_name("MARKET_EVENTS", "JetStream stream that captures the subject; created when absent.")
+    nats_consumer: str = a_name("petrosa-data-manager", "Durable consumer (core: queue group) that all replicas share.")
+    nats_connect_timeout: float = a_setting(
+        10.0, "How long one attempt to connect may take.", unit="s", at_least=0.1, at_most=300
+    )
+    nats_reconnect_time_wait: float = a_setting(
+        2.0, "Pause between two attempts to connect.", unit="s", at_least=0.01, at_most=300
+    )
+    nats_max_reconnect_attempts: int = a_setting(
+        -1,
+        "Attempts to connect before the process gives up; -1 keeps trying.",
+        unit="attempts",
+        at_least=-1,
+        at_most=1_000_000,
+    )
+    nats_stream_max_bytes: int = a_size(
+        2_147_483_648, "Size at which the stream lets its oldest messages go: room for what comes while we are away."
+    )
+    nats_stream_max_age_s: int = a_setting(
+        259_200, "Age at which the stream lets a message go.", unit="s", at_least=60, at_most=31_536_000
+    )
+    nats_ack_wait_s: float = a_setting(
+        30.0, "How long the server waits for our ack before it delivers again.", unit="s", at_least=1, at_most=3_600
+    )
+
+    max_batch_size: int = a_setting(
+        10_000, "Rows that make a flush to the store due.", unit="rows", at_least=1, at_most=1_000_000
+    )
+    flush_bytes_max: int = a_size(8_388_608, "Payload bytes that make a flush due.", 1_024, 1_073_741_824)
+    flush_age_ms: int = a_setting(
+        2, "Age of the oldest waiting row that makes a flush due.", unit="ms", at_least=0, at_most=60_000
+    )
+    book_label_tolerance_percent: float = a_setting(
+        10.0,
+        "How far a book without a symbol may be from the last price of the symbol its label names, before it is "
+        "quarantined; allowed once more for every minute between the two.",
+        unit="%",
+        at_least=0.1,
+        at_most=1_000_000,
+    )
+    message_queue_size: int = a_setting(
+        20_000,
+        "Messages taken from the bus and not yet stored, at most.",
+        unit="messages",
+        at_least=1,
+        at_most=200_000,
+    )
+    dead_letters_max: int = a_setting(
+        10_000, "Dead letters kept, at most; the oldest make room.", unit="letters", at_least=1, at_most=10_000_000
+    )
+    dead_letters_bytes_max: int = a_size(67_108_864, "Bytes of dead letters kept, at most.", 65_536)
+
+    leader_election_timeout: int = a_setting(
+        30, "How long a leader that falls silent stays leader.", unit="s", at_least=2, at_most=3_600
+    )
+    leader_election_heartbeat_interval: int = a_setting(
+        10, "Pause between two tries to become or to stay leader.", unit="s", at_least=1, at_most=1_200
+    )
+
+    enable_api: bool = a_setting(True, "Whether the HTTP API is served.")
+    api_host: str = a_host("127.0.0.1", "Address the HTTP API listens on.")
+    api_port: int = a_port(8000, "Port of the HTTP API; 0 takes any free one.")
+    api_max_page_size: int = a_setting(
+        1_000, "Largest limit a request may ask for.", unit="rows", at_least=1, at_most=10_000
+    )
+    metrics_host: str = a_host("127.0.0.1", "Address the Prometheus metrics listen on.")
+    metrics_port: int = a_port(9090, "Port of the Prometheus metrics; 0 takes any free one.")
+    drain_timeout_s: float = a_setting(
+        5.0,
+        "How long a stop may take to store what was already taken from the bus.",
+        unit="s",
+        at_least=0.1,
+        at_most=600,
+    )
+
+    @property
+    def metadata_url(self) -> str:
+        """META_URL, MYSQL_URI, the URL that MYSQL_HOST and its like make, or the file in DATA_DIR: the first set."""
+        if self.meta_url or self.mysql_uri:
+            return self.meta_url or self.mysql_uri or ""
+        if self.mysql_host:
+            login = _login_of(self.mysql_user, self.mysql_password)
+            return f"mysql://{login}{_address(self.mysql_host, self.mysql_port)}/{self.mysql_db}"
+        return f"sqlite:///{self.data_dir / 'metadata.sqlite'}"
+
+    @property
+    def metadata_kind(self) -> Literal["sqlite", "mysql"]:
+        """Whether metadata_url names a file or a server."""
+        return "sqlite" if self.metadata_url.startswith("sqlite") else "mysql"
+
+    @property
+    def rows_url(self) -> str | None:
+        """MONGODB_URL, or what MONGODB_HOST and its like make; None: the embedded store holds the rows."""
+        if self.mongodb_url or not self.mongodb_host:
+            return self.mongodb_url
+        login = _login_of(self.mongodb_user, self.mongodb_password) if self.mongodb_user else ""
+        return f"mongodb://{login}{_address(self.mongodb_host, self.mongodb_port)}/"
+
+    @property
+    def nats_servers(self) -> list[str]:
+        """The servers of NATS_URL; the one that `run` starts when it is unset."""
+        return re.split(r"\s*,\s*", self.nats_url or f"nats://localhost:{self.nats_own_port}")
+
+    def __repr__(self) -> str:
+        """The settings with credentials hidden: a log line or a traceback tells none."""
+        shown = (f"{name}={shown(setting, getattr(self, name))}" for name, setting in SETTINGS.items())
+        return f"Settings({', '.join(shown)})"
+
+
+def _login_of(user: str, password: str | None) -> str:
+    """The part of a URL before the host; whatever stands in a password is escaped."""
+    return quote_plus(user) + (f":{quote_plus(password)}" if password else "") + "@"
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+SETTINGS: dict[str, Setting] = {one.name: one.metadata["setting"] for one in fields(Settings)}
+"""Every declaration by field name, in order."""
+
+TYPES: dict[str, Any] = get_type_hints(Settings)
+"""The type of each, by field name."""

@@ -1,0 +1,118 @@
+"""The environment as settings: read once, checked, frozen. An empty variable counts as unset."""
+
+import re
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any, Literal, NamedTuple
+
+from data_manager.domain.errors import BadSetting
+from data_manager.settings.declaring import parsed, shown, valid_text
+from data_manager.settings.fields import SETTINGS, TYPES, Settings
+
+
+class BadSettings(BadSetting):
+    """Everything that is wrong with the environment at once: one line per problem."""
+
+    def __init__(self, problems: tuple[BadSetting, ...]) -> None:
+        Exception.__init__(self, "\n".join(str(problem) for problem in problems))
+        self.name = " ".join(problem.name for problem in problems)
+        self.problems = problems
+
+
+def load(environ: Mapping[str, str]) -> Settings:
+    """The settings that environ asks for. Raises BadSettings naming every variable that holds something unusable."""
+    settings, problems = read(environ)
+    if problems:
+        raise BadSettings(problems)
+    return settings
+
+
+def read(environ: Mapping[str, str]) -> tuple[Settings, tuple[BadSetting, ...]]:
+    """As load(), for those who report: a variable that is unusable keeps its default and is named in the problems."""
+    values: dict[str, Any] = {}
+    problems: list[BadSetting] = []
+    for name, text in _given(environ):
+        try:
+            values[name] = parsed(SETTINGS[name], TYPES[name], text)
+        except ValueError as rule:
+            problems.append(BadSetting(name.upper(), shown(SETTINGS[name], text), str(rule)))
+    settings = Settings(**values)
+    return settings, (*problems, *_contradictions(settings))
+
+
+def _given(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Field and text of every variable of ours that is set to something."""
+    for name in SETTINGS:
+        text = environ.get(name.upper(), "").strip()
+        if text:
+            yield name, text
+
+
+def _contradictions(settings: Settings) -> Iterator[BadSetting]:
+    """Settings that are valid each, but not together."""
+    if settings.api_port == settings.metrics_port != 0 and settings.api_host == settings.metrics_host:
+        yield BadSetting("METRICS_PORT", settings.metrics_port, "must differ from API_PORT")
+    if (settings.nats_tls_cert_file is None) != (settings.nats_tls_key_file is None):
+        yield BadSetting(
+            "NATS_TLS_KEY_FILE", settings.nats_tls_key_file, "must be set together with NATS_TLS_CERT_FILE"
+        )
+    if settings.leader_election_heartbeat_interval * 2 > settings.leader_election_timeout:
+        yield BadSetting(
+            "LEADER_ELECTION_HEARTBEAT_INTERVAL",
+            settings.leader_election_heartbeat_interval,
+            "must be at most half of LEADER_ELECTION_TIMEOUT",
+        )
+    if settings.flush_age_ms >= settings.nats_ack_wait_s * 1_000:
+        yield BadSetting("FLUSH_AGE_MS", settings.flush_age_ms, "must be shorter than NATS_ACK_WAIT_S")
+
+
+class SettingRow(NamedTuple):
+    """One line of `data-manager config`. value and default read as an operator would write them, no credentials."""
+
+    name: str
+    value: str
+    unit: str
+    default: str
+    source: Literal["default", "environment"]
+    valid: str
+    meaning: str
+
+
+def describe(settings: Settings, environ: Mapping[str, str]) -> list[SettingRow]:
+    """Every setting in force, in the order of declaration."""
+    given = {name for name, _ in _given(environ)}
+    return [
+        SettingRow(
+            name=name.upper(),
+            value=shown(setting, getattr(settings, name)),
+            unit=setting.unit,
+            default=shown(setting, setting.default),
+            source="environment" if name in given else "default",
+            valid=valid_text(setting, TYPES[name]).removeprefix("must be ").removeprefix("must "),
+            meaning=setting.meaning,
+        )
+        for name, setting in SETTINGS.items()
+    ]
+
+
+def warnings(environ: Mapping[str, str]) -> list[str]:
+    """Variables that look as if they were meant for us, but that nothing reads: likely misspelt, or not yet built."""
+    ours = [name.upper() for name in SETTINGS]
+    found = []
+    for name in sorted(set(environ) - set(ours)):
+        close = get_close_matches(name.upper(), ours, n=1, cutoff=0.85)
+        if _OF_THE_PREDECESSOR.fullmatch(name):
+            found.append(f"{name} is set, but this version does not read it")
+        elif close:
+            found.append(f"{name} is set, but nothing reads it: did you mean {close[0]}?")
+    return found
+
+
+_OF_THE_PREDECESSOR = re.compile(
+    r"(POSTGRES|BINANCE|RAW_QUERY)_\w+"
+    r"|ENABLE_(AUDITOR|BACKFILLER|ANALYTICS|LEADER_ELECTION|AUTO_BACKFILL|DUPLICATE_REMOVAL)"
+    r"|API_(WORKERS|DEFAULT_PAGE_SIZE|MAX_BATCH_SIZE|QUERY_TIMEOUT)"
+    r"|(AUDIT|ANALYTICS|HEALTH_CHECK)_INTERVAL|HEALTH_CHECK_PORT|OTEL_ENABLED|SUPPORTED_PAIRS|MAX_CONCURRENT_TASKS"
+    r"|GAP_TOLERANCE_SECONDS|MIN_GAP_SIZE_SECONDS|DEFAULT_(VOLATILITY|VOLUME|TREND)_WINDOW|MIN_AUTO_BACKFILL_GAP"
+    r"|MAX_AUTO_BACKFILL_JOBS|DUPLICATE_RESOLUTION_STRATEGY|INITIAL_STARTUP_DELAY|CANDLE_DATABASE_TYPE"
+)
