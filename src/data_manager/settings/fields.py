@@ -216,8 +216,8 @@ class Settings:
 
     def __repr__(self) -> str:
         """The settings with credentials hidden: a log line or a traceback tells none."""
-        shown = (f"{name}={shown(setting, getattr(self, name))}" for name, setting in SETTINGS.items())
-        return f"Settings({', '.join(shown)})"
+        parts = (f"{name}={shown(setting, getattr(self, name))}" for name, setting in SETTINGS.items())
+        return f"Settings({', '.join(parts)})"
 
 
 def _login_of(user: str, password: str | None) -> str:
