@@ -40,7 +40,7 @@ from data_manager.domain.datasets import DATASETS
 from data_manager.domain.decimals import Decimals
 from data_manager.domain.span import Span
 from data_manager.domain.time import MINUTE_MS
-from data_manager.ports import MetaStore, SeriesStore
+from data_manager.ports import Records, SeriesStore
 
 _ROWS = 100_000
 _FIRST_MS = 1_577_836_800_000  # 2020-01-01
@@ -177,12 +177,14 @@ def _ours(store: SeriesStore, *, keep: bool) -> ASGIApp:
     return create_app(
         Components(
             store=store if keep else cast(SeriesStore, Untold(store)),
-            meta=cast(MetaStore, None),  # no route that is measured asks it
+            meta=cast(Records, None),  # no route that is measured asks it
             clock=_Clock(),
             market="um",
             version="bench",
             readiness=_ready,
             registry=CollectorRegistry(),
+            conditions=conditions,
+            desk=None,
             ingest=_no_facts,
             databases=_no_facts,
             connections=_no_facts,

@@ -14,6 +14,8 @@ from data_manager.domain.dataset import Series
 from data_manager.domain.errors import Conflict
 from data_manager.domain.finding import Finding, FindingKind
 from data_manager.domain.span import Span
+from data_manager.ports_jobs import JobStore
+from data_manager.ports_truth import TruthStore
 
 
 class Clock(Protocol):
@@ -326,6 +328,7 @@ class MetaStore(Protocol):
         kind: FindingKind | None = None,
         series: str | None = None,
         open_only: bool = False,
+        resolved_only: bool = False,
     ) -> tuple[list[Finding], int]:
         """A page of findings, the newest found first, and how many there are in all. series: a series id."""
         ...
@@ -367,6 +370,10 @@ class LeaseLost(Conflict):
         self.lease = lease
 
 
+class Records(MetaStore, TruthStore, JobStore, Protocol):
+    """All that is kept in a metadata store."""
+
+
 class Leases(Protocol):
     """What makes one replica of many the leader. Beside MetaStore, by the same adapters."""
 
@@ -381,7 +388,7 @@ class Leases(Protocol):
         """End it before its term, so that the next one need not wait. Nothing if it is somebody else's by now."""
         ...
 
-    def fenced(self, lease: Lease) -> MetaStore:
+    def fenced(self, lease: Lease) -> Records:
         """The same store, each of whose writes takes place only while the lease is in force, checked at the commit.
 
         They raise LeaseLost otherwise. Writes of more than a moment delay the renewal of the lease.
@@ -389,5 +396,5 @@ class Leases(Protocol):
         ...
 
 
-class MetadataStore(MetaStore, Leases, Protocol):
+class MetadataStore(Records, Leases, Protocol):
     """The whole of a metadata store."""

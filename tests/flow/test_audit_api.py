@@ -10,7 +10,7 @@ import pytest
 
 from data_manager.adapters.meta.sql import SqlMetaStore, open_meta
 from data_manager.api.app import Components, Readiness, create_app
-from data_manager.api.truth import condition_headers, truth_routes
+from data_manager.api.pages import condition_headers
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.span import Span
 from data_manager.services.auditing.desk import Desk
@@ -51,6 +51,7 @@ async def client(house: House) -> AsyncIterator[httpx2.AsyncClient]:
     from prometheus_client import CollectorRegistry
 
     desk = Desk(house.auditor)
+    conditions = Conditions(house.meta, house.clock)
     app = create_app(
         Components(
             store=house.store,
@@ -60,13 +61,13 @@ async def client(house: House) -> AsyncIterator[httpx2.AsyncClient]:
             version="9.9.9",
             readiness=readiness,
             registry=CollectorRegistry(),
+            conditions=conditions,
+            desk=desk,
             ingest=no_facts,
             databases=no_facts,
             connections=no_facts,
         )
     )
-    conditions = Conditions(house.meta, house.clock)
-    app.router.routes[:0] = truth_routes(house.meta, conditions, desk, house.clock, "um")
     async with listening(app) as one:
         yield one
     await desk.close()
@@ -294,6 +295,13 @@ async def test_headers_say_one_only_of_what_lacks_nothing(house: House) -> None:
 
 async def test_while_the_metadata_is_away_rows_are_unverified_and_come_all_the_same(house: House) -> None:
     conditions = Conditions(house.meta, house.clock)
+    await house.auditor.run()
+    await conditions.keep_up()
+    assert conditions.at_hand(MINUTES, Span(at(8), at(9))).condition.completeness == 1.0
     await house.meta.close()
-    found = await conditions.condition_or_unknown(MINUTES, Span(at(0), at(9)))
+    await conditions.keep_up()
+    assert conditions.at_hand(MINUTES, Span(at(8), at(9))).condition.completeness == 1.0, "for a while we know it"
+    house.clock.now += 31_000
+    await conditions.keep_up()
+    found = conditions.at_hand(MINUTES, Span(at(8), at(9))).condition
     assert (found.completeness, [one.condition.value for one in found.ranges]) == (None, ["unverified"])

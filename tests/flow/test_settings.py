@@ -160,7 +160,7 @@ def test_each_setting_is_described() -> None:
 
 def test_a_misspelt_variable_is_noticed_and_a_foreign_one_is_not() -> None:
     assert warnings({"DATADIR": "x"}) == ["DATADIR is set, but nothing reads it: did you mean DATA_DIR?"]
-    assert warnings({"AUDIT_INTERVAL": "300"}) == ["AUDIT_INTERVAL is set, but this version does not read it"]
+    assert warnings({"ANALYTICS_INTERVAL": "9"}) == ["ANALYTICS_INTERVAL is set, but this version does not read it"]
     assert warnings({"PATH": "x", "HOME": "x", "NATS_PORT": "tcp://10.0.0.1:4222", "XDG_DATA_DIRS": "x"}) == []
     assert warnings(dict.fromkeys(NAMES, "x")) == []
 

@@ -13,10 +13,14 @@ from typing import Any, Generic, Protocol, TypeVar
 import structlog
 
 from data_manager.domain.batch import Batch
+from data_manager.domain.certificate import Certificate
 from data_manager.domain.dataset import Series
 from data_manager.domain.errors import Unavailable
 from data_manager.domain.finding import Finding, FindingKind
+from data_manager.domain.job import Job, JobState
+from data_manager.domain.ledger import HoleState, LedgerEntry
 from data_manager.domain.span import Span
+from data_manager.domain.truth import SeriesTruth, TruthChange
 from data_manager.ports import (
     Clock,
     DeadLetter,
@@ -25,8 +29,8 @@ from data_manager.ports import (
     Lease,
     LeaseState,
     MetadataStore,
-    MetaStore,
     Receipt,
+    Records,
     SeriesStatistics,
     SeriesStore,
     StoreSizes,
@@ -184,9 +188,86 @@ class LateMetadataStore(Late[MetadataStore]):
         kind: FindingKind | None = None,
         series: str | None = None,
         open_only: bool = False,
+        resolved_only: bool = False,
     ) -> tuple[list[Finding], int]:
         """See MetaStore.findings."""
-        return await self.it.findings(limit=limit, offset=offset, kind=kind, series=series, open_only=open_only)
+        return await self.it.findings(
+            limit=limit, offset=offset, kind=kind, series=series, open_only=open_only, resolved_only=resolved_only
+        )
+
+    async def truth_versions(self) -> Mapping[str, int]:
+        """See TruthStore.truth_versions."""
+        return await self.it.truth_versions()
+
+    async def truths(self, series: Sequence[str] | None = None) -> list[SeriesTruth]:
+        """See TruthStore.truths."""
+        return await self.it.truths(series)
+
+    async def keep_truths(self, changes: Sequence[TruthChange]) -> None:
+        """See TruthStore.keep_truths."""
+        await self.it.keep_truths(changes)
+
+    async def holes(
+        self,
+        *,
+        limit: int,
+        offset: int = 0,
+        series: str | None = None,
+        states: Sequence[HoleState] = (),
+        span: Span | None = None,
+    ) -> tuple[list[LedgerEntry], int]:
+        """See TruthStore.holes."""
+        return await self.it.holes(limit=limit, offset=offset, series=series, states=states, span=span)
+
+    async def keep_certificate(self, certificate: Certificate) -> None:
+        """See TruthStore.keep_certificate."""
+        await self.it.keep_certificate(certificate)
+
+    async def certificates(
+        self, *, limit: int, offset: int = 0, series: str | None = None
+    ) -> tuple[list[Certificate], int]:
+        """See TruthStore.certificates."""
+        return await self.it.certificates(limit=limit, offset=offset, series=series)
+
+    async def certificate(self, certificate_id: str) -> Certificate | None:
+        """See TruthStore.certificate."""
+        return await self.it.certificate(certificate_id)
+
+    async def submit_job(self, job: Job) -> Job:
+        """See JobStore.submit_job."""
+        return await self.it.submit_job(job)
+
+    async def keep_job(self, job: Job) -> Job:
+        """See JobStore.keep_job."""
+        return await self.it.keep_job(job)
+
+    async def job(self, job_id: str) -> Job | None:
+        """See JobStore.job."""
+        return await self.it.job(job_id)
+
+    async def jobs(
+        self,
+        *,
+        limit: int,
+        offset: int = 0,
+        states: Sequence[JobState] = (),
+        series: str | None = None,
+        by: Sequence[str] = (),
+    ) -> tuple[list[Job], int]:
+        """See JobStore.jobs."""
+        return await self.it.jobs(limit=limit, offset=offset, states=states, series=series, by=by)
+
+    async def due_jobs(self, now_ms: int, limit: int) -> list[Job]:
+        """See JobStore.due_jobs."""
+        return await self.it.due_jobs(now_ms, limit)
+
+    async def job_counts(self) -> Mapping[JobState, int]:
+        """See JobStore.job_counts."""
+        return await self.it.job_counts()
+
+    async def prune_jobs(self, ended_max: int) -> int:
+        """See JobStore.prune_jobs."""
+        return await self.it.prune_jobs(ended_max)
 
     async def healthy(self) -> bool:
         """See MetaStore.healthy. False while it is not there."""
@@ -200,6 +281,6 @@ class LateMetadataStore(Late[MetadataStore]):
         """See Leases.give_back_lease."""
         await self.it.give_back_lease(lease)
 
-    def fenced(self, lease: Lease) -> MetaStore:
+    def fenced(self, lease: Lease) -> Records:
         """See Leases.fenced."""
         return self.it.fenced(lease)

@@ -18,11 +18,15 @@ from data_manager.api.cache import AnswerCache
 from data_manager.api.data import Reading, data_routes
 from data_manager.api.databases import AskFacts, database_routes
 from data_manager.api.errors import HANDLERS, answer_to
+from data_manager.api.findings import finding_routes
 from data_manager.api.health import AskReadiness, Readiness, health_routes
 from data_manager.api.inspect import inspect_routes
 from data_manager.api.metrics import HttpMetrics, metrics_app
 from data_manager.api.routing import Endpoint
-from data_manager.ports import Clock, MetaStore, SeriesStore
+from data_manager.api.truth import Truth, truth_routes
+from data_manager.ports import Clock, Records, SeriesStore
+from data_manager.services.auditing.desk import Desk
+from data_manager.services.conditions import Conditions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,19 +34,23 @@ class Components:
     """What the application is made of.
 
     reads: whether the routes that read rows are there; liveness, readiness and the other figures are always.
+    desk: takes requests for audits; None where the role does not audit.
     """
 
     store: SeriesStore
-    meta: MetaStore
+    meta: Records
     clock: Clock
     market: str
     version: str
     readiness: AskReadiness
     registry: CollectorRegistry
+    conditions: Conditions
+    desk: Desk | None
     ingest: AskFacts
     databases: AskFacts
     connections: AskFacts
     reads: bool = True
+    role: str = "all"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +71,7 @@ def create_app(components: Components, limits: Limits | None = None) -> FastAPI:
         market=components.market,
         source=components.store.kind,
         version=components.store.version,
+        conditions=components.conditions,
         cache=AnswerCache(bounds.cache_bytes),
         limit_default=bounds.rows_default,
         limit_max=bounds.rows_max,
@@ -82,6 +91,17 @@ def create_app(components: Components, limits: Limits | None = None) -> FastAPI:
         *health_routes(components.clock, components.version, components.readiness, components.registry),
         *database_routes(components.clock, components.databases, components.connections),
         *inspect_routes(components.meta, components.ingest),
+        *finding_routes(components.meta, components.market),
+        *truth_routes(
+            Truth(
+                components.meta,
+                components.conditions,
+                components.desk,
+                components.clock,
+                components.market,
+                components.role,
+            )
+        ),
     ]
     return app
 
@@ -112,6 +132,7 @@ Every error has one body: `{"error": {"code", "message", "field", "valid", "requ
 """
 _TAGS = [
     {"name": "data", "description": "Rows as the venue sent them: JSON, NDJSON, CSV, Arrow or Parquet."},
+    {"name": "truth", "description": "What may be believed of the data: audits, holes, and the condition of any range."},
     {"name": "health", "description": "For the orchestrator."},
     {"name": "service", "description": "Who answers here, and its figures."},
 ]

@@ -1,7 +1,8 @@
 """Answers kept for who asks the same again: good as long as the series they speak of has not changed.
 
 Dashboards and strategies ask one question over and over, and most series change once a minute. An answer is kept
-under the question as it came, letter for letter, with the version its series had before it was read.
+under the question as it came, letter for letter, with the version its series had before it was read, and that of what
+the audits knew of it.
 """
 
 from collections import OrderedDict
@@ -17,12 +18,17 @@ Question = tuple[str, bytes, bytes, bytes]
 
 
 class Kept(NamedTuple):
-    """An answer, and what it was true of. version None: nobody can tell when it stops being true."""
+    """An answer, and what it was true of. version None: nobody can tell when it stops being true.
+
+    known: the version of what the audits know of the series; until_ms: when time alone makes another answer.
+    """
 
     series: Series
     version: int | None
     reply: Reply
     etag: bytes
+    known: int
+    until_ms: int | None
 
 
 class AnswerCache:

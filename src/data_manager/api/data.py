@@ -18,7 +18,7 @@ from data_manager.api.negotiation import (
     compressed,
     has_already,
 )
-from data_manager.api.pages import book, document, rows_alone
+from data_manager.api.pages import Facts, book, condition_headers, document, rows_alone
 from data_manager.api.routing import Endpoint, Header, Reply
 from data_manager.api.schema import BOOK, parameters
 from data_manager.api.schema import page as page_schema
@@ -28,6 +28,7 @@ from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import BadQuery, Unavailable
 from data_manager.domain.levels import Levels
 from data_manager.ports import SeriesStore
+from data_manager.services.conditions import Conditions, answered_span
 from data_manager.services.formats import FORMATS, Format, require_format
 from data_manager.services.query import Page, Query, fetch, parse
 
@@ -48,6 +49,7 @@ class Reading:
     market: str
     source: str
     version: Callable[[Series], int | None]
+    conditions: Conditions
     cache: AnswerCache
     limit_default: int = 100
     limit_max: int = 1_000
@@ -91,6 +93,11 @@ Times are UTC with milliseconds, numbers the venue's text, ids and counts intege
 null. A pair of which nothing is held is answered with no rows and `last_updated` null. Formats other than JSON carry
 the cursor in the header `X-Next-Cursor`. Answers have an `ETag`; a request with `If-None-Match` gets 304 when nothing
 changed.
+
+How complete it is, each answer says itself: `coverage` partitions the span it speaks of (see `GET /condition`), and
+`metadata.data_completeness` is covered / expected time of that span in per cent, or null where nobody knows. The
+headers `X-Data-Completeness` (as a fraction) and `X-Data-Condition` say the same in every format, and so does the
+schema of Arrow and Parquet.
 """
 _BOOK_DESCRIPTION = (
     "\nAsked for a `pair` alone (as JSON), the answer is the newest book held: `data` with `bids` and `asks`."
@@ -109,7 +116,11 @@ async def _answer(reading: Reading, dataset: Dataset, request: Request) -> Reply
     accept, codings = headers.get(b"accept", b""), headers.get(b"accept-encoding", b"")
     question = (dataset.path, request.scope["query_string"], accept, codings)
     kept = reading.cache.get(question)
-    if kept is None or kept.version != reading.version(kept.series):
+    if (
+        kept is None
+        or kept.version != reading.version(kept.series)
+        or not reading.conditions.holds(kept.series, kept.known, kept.until_ms)
+    ):
         kept = await _made(reading, dataset, question)
         if kept.version is not None:
             reading.cache.put(question, kept)
@@ -132,14 +143,14 @@ async def _made(reading: Reading, dataset: Dataset, question: Question) -> Kept:
     )
     version = reading.version(query.series)
     page = await _fetch(reading, query)
+    span = answered_span(query, page)
+    said = reading.conditions.at_hand(query.series, span)
+    facts = Facts(reading.source, query, page, form, said.condition)
     write = book if alone else document if form.name == "json" else rows_alone
-    if _weight(page.rows) > _THREAD_ROWS:
-        written = await asyncio.to_thread(write, reading.source, query, page, form)
-    else:
-        written = write(reading.source, query, page, form)
+    written = await asyncio.to_thread(write, facts) if _weight(page.rows) > _THREAD_ROWS else write(facts)
     body, coding = await _coded(written.body, codings)
-    reply = Reply(200, [*_ALWAYS, (b"etag", written.etag), *_about(query, page, form), *coding], body)
-    return Kept(query.series, version, reply, written.etag)
+    headers = [*_ALWAYS, (b"etag", written.etag), *_about(query, page, form), *condition_headers(said.condition, span)]
+    return Kept(query.series, version, Reply(200, [*headers, *coding], body), written.etag, said.version, said.until_ms)
 
 
 def _weight(rows: Batch) -> int:

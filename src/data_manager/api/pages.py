@@ -4,12 +4,19 @@ The tag names the body: equal rows, equal question, equal tag, on every replica 
 """
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from msgspec import json
 
+from data_manager.api.routing import Header
+from data_manager.domain.condition import Condition as Word
+from data_manager.domain.condition import Range, share
 from data_manager.domain.dataset import Dataset
+from data_manager.domain.health import percent
+from data_manager.domain.span import Span
 from data_manager.domain.time import iso
+from data_manager.services.conditions import Condition
 from data_manager.services.formats import Format, json_rows
 from data_manager.services.query import Page, Query
 
@@ -21,8 +28,19 @@ class Written(NamedTuple):
     etag: bytes
 
 
-def document(source: str, query: Query, page: Page, form: Format) -> Written:
+class Facts(NamedTuple):
+    """What an answer is made of. source: the kind of store."""
+
+    source: str
+    query: Query
+    page: Page
+    form: Format
+    condition: Condition
+
+
+def document(facts: Facts) -> Written:
     """The page as JSON, and its tag. The rows are written once and stand in it twice."""
+    query, page = facts.query, facts.page
     series, rows = query.series, json_rows(page.rows)
     asked = _asked(query)
     pagination = {
@@ -34,13 +52,14 @@ def document(source: str, query: Query, page: Page, form: Format) -> Written:
         "next_cursor": page.next_cursor,
     }
     metadata = {
-        "data_completeness": None,
+        **_completeness(facts.condition),
         "last_updated": None if page.newest_ms is None else iso(page.newest_ms),
-        **_origin(source, query, page.rows.dataset),
+        **_origin(facts.source, query, page.rows.dataset),
         "records_returned": len(page.rows),
     }
     rest = {
         "metadata": metadata,
+        "coverage": range_facts(facts.condition.ranges),
         "parameters": asked,
         "pagination": pagination,
         "sort": {"by": page.rows.dataset.answer[0].name, "order": asked["sort_order"]},
@@ -71,33 +90,66 @@ def _origin(source: str, query: Query, dataset: Dataset) -> dict[str, str]:
     return {"source": source, "collection": alias, "series": series.id}
 
 
-def book(source: str, query: Query, page: Page, form: Format) -> Written:
+def book(facts: Facts) -> Written:
     """The newest book; empty sides, update id 0 and no time where none is held."""
+    query, page = facts.query, facts.page
     found = json.decode(json_rows(page.rows.take(slice(-1, None))))
     newest = found[0] if found else {"bids": [], "asks": [], "update_id": 0, "timestamp": None}
     answer = {
         "pair": query.series.symbol,
         "data": {"bids": newest["bids"], "asks": newest["asks"], "last_update_id": newest["update_id"]},
         "metadata": {
-            "data_completeness": None,
+            **_completeness(facts.condition),
             "timestamp": newest["timestamp"],
-            **_origin(source, query, page.rows.dataset),
+            **_origin(facts.source, query, page.rows.dataset),
         },
+        "coverage": range_facts(facts.condition.ranges),
         "parameters": {"pair": query.series.symbol},
     }
     body = json.encode(answer)
     return Written(body, _tag(body))
 
 
-def rows_alone(source: str, query: Query, page: Page, form: Format) -> Written:
+def rows_alone(facts: Facts) -> Written:
     """The page in a format that has no room for more than rows and, some of them, notes."""
-    notes = _origin(source, query, page.rows.dataset)
+    query, page = facts.query, facts.page
+    notes = _origin(facts.source, query, page.rows.dataset)
+    notes |= {
+        "completeness": json.encode(facts.condition.completeness).decode(),
+        "coverage": json.encode(range_facts(facts.condition.ranges)).decode(),
+    }
     if page.newest_ms is not None:
         notes["last_updated"] = iso(page.newest_ms)
     if page.next_cursor is not None:
         notes["next_cursor"] = page.next_cursor
-    body = form.encode(page.rows, notes)
-    return Written(body, _tag(body, (page.next_cursor or "").encode()))
+    body = facts.form.encode(page.rows, notes)
+    return Written(body, _tag(body, (page.next_cursor or "").encode(), notes["coverage"].encode()))
+
+
+def _completeness(condition: Condition) -> dict[str, float | None]:
+    """In per cent, as the predecessor had it, and as the fraction that /condition says."""
+    known = condition.completeness
+    return {"data_completeness": None if known is None else percent(known), "completeness": known}
+
+
+def range_facts(ranges: Sequence[Range]) -> list[dict[str, Any]]:
+    """Ranges as they stand in answers."""
+    return [
+        {"start_ms": one.start_ms, "end_ms": one.end_ms, "condition": one.condition.value, "reason": one.reason}
+        for one in ranges
+    ]
+
+
+def condition_headers(condition: Condition, span: Span | None) -> list[Header]:
+    """What a range is worth, for formats without room for it: its completeness, and the share of each condition."""
+    if span is None:
+        return [(b"x-data-completeness", b"null")]
+    shares = share(condition.ranges, span)
+    said = ", ".join(f"{word.value}={shares[word]:.6g}" for word in Word if word in shares)
+    complete = "null" if condition.completeness is None else f"{condition.completeness:.6f}"
+    if condition.completeness not in (None, 1.0) and complete == "1.000000":
+        complete = "0.999999"  # 1 is said only of what lacks nothing
+    return [(b"x-data-completeness", complete.encode()), (b"x-data-condition", said.encode())]
 
 
 def _tag(*parts: bytes) -> bytes:

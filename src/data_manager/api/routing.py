@@ -44,9 +44,20 @@ class Endpoint(APIRoute):
         self.example = example
 
 
+class PostEndpoint(APIRoute):
+    """POST path, answered by handler, which may read the body."""
+
+    def __init__(self, path: str, handler: Handler, **documentation: Any) -> None:
+        async def endpoint(request: Request) -> None:
+            """What FastAPI looks at; app below is what runs."""
+
+        super().__init__(path, endpoint, methods=["POST"], response_model=None, **documentation)
+        self.app = _app(handler)
+
+
 def _app(handler: Handler) -> ASGIApp:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        answer = await handler(Request(scope))
+        answer = await handler(Request(scope, receive))
         await answer(scope, receive, send)
 
     return app

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+from data_manager.domain.condition import Condition
 from data_manager.domain.dataset import Answer, Dataset, Kind
 from data_manager.domain.time import INTERVALS_MS
 from data_manager.services.formats import FORMATS
@@ -98,6 +99,7 @@ def page(dataset: Dataset, source: str) -> tuple[Schema, Schema]:
         "values": many,
         "data": {**many, "description": "The same rows as values."},
         "metadata": _METADATA,
+        "coverage": _COVERAGE,
         "parameters": {"type": "object", "description": "What was asked for, as it was understood."},
         "pagination": _PAGINATION,
         "sort": _object(by={"type": "string"}, order={"type": "string", "enum": ["asc", "desc"]}),
@@ -107,13 +109,17 @@ def page(dataset: Dataset, source: str) -> tuple[Schema, Schema]:
         "values": [row_example],
         "data": [row_example],
         "metadata": {
-            "data_completeness": None,
+            "data_completeness": 100.0,
+            "completeness": 1.0,
             "last_updated": _TIME,
             "source": source,
             "collection": collection,
             "series": ".".join(["um", dataset.name, *asked.values()]),
             "records_returned": 1,
         },
+        "coverage": [
+            {"start_ms": 1680652800000, "end_ms": 1680652860000, "condition": "good", "reason": "audited"}
+        ],
         "parameters": {**asked, "start": _TIME, "end": None, "limit": 1, "offset": 0, "sort_order": "asc"},
         "pagination": {
             "limit": 1, "offset": 0, "has_more": False, "has_next": False, "has_previous": False, "next_cursor": None,
@@ -127,11 +133,26 @@ def _object(**properties: Schema) -> Schema:
     return {"type": "object", "properties": properties, "required": list(properties)}
 
 
+_PERCENT: Schema = {
+    "type": ["number", "null"],
+    "minimum": 0,
+    "maximum": 100,
+    "description": "Covered / expected time of the span the answer speaks of, in per cent; null: nobody knows.",
+}
+_FRACTION: Schema = {**_PERCENT, "maximum": 1, "description": "The same as a fraction."}
+_COVERAGE: Schema = {
+    "type": "array",
+    "description": "Partitions the span the answer speaks of; empty where it speaks of none.",
+    "items": _object(
+        start_ms={"type": "integer"},
+        end_ms={"type": "integer"},
+        condition=_one_of(word.value for word in Condition),
+        reason={"type": "string"},
+    ),
+}
 _METADATA = _object(
-    data_completeness={
-        "type": ["number", "null"],
-        "description": "Covered / expected time; null: nobody has audited it.",
-    },
+    data_completeness=_PERCENT,
+    completeness=_FRACTION,
     last_updated={**_NULLABLE_TEXT, "description": "Time of the newest row held of this series; null: none is held."},
     source={"type": "string", "description": "Kind of store."},
     collection={"type": "string", "description": "The predecessor's name of the series."},
@@ -159,8 +180,10 @@ BOOK = _object(
         source={"type": "string"},
         collection={"type": "string"},
         series={"type": "string"},
-        data_completeness={"type": ["number", "null"]},
+        data_completeness=_PERCENT,
+        completeness=_FRACTION,
     ),
+    coverage=_COVERAGE,
     parameters={"type": "object"},
 )
 """The newest book alone."""

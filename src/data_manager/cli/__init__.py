@@ -1,8 +1,10 @@
 """The command line: `data-manager COMMAND`.
 
     run  serve                  the service
-    replay                      recordings onto the bus
+    feed  replay                the exchange, or recordings, onto the bus
     query  dead-letters         what is held
+    findings                    what was found to be wrong
+    audit                       what of it is missing or wrong
     export  import              rows from one store to another
     simulate                    the exchange that tests and demonstrations run on
     config  doctor  migrate     the installation
@@ -17,6 +19,9 @@ from collections.abc import Sequence
 
 import typer
 
+from data_manager.cli.audit import audits
+from data_manager.cli.feed import feeds
+from data_manager.cli.findings import found
 from data_manager.cli.installation import installation
 from data_manager.cli.moving import moving
 from data_manager.cli.output import say_error
@@ -32,7 +37,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for part in (service, rows, moving, installation, simulate):
+for part in (service, feeds, rows, audits, found, moving, installation, simulate):
     app.add_typer(part)
 
 

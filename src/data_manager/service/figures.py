@@ -1,11 +1,14 @@
 """Figures of a running service beside those of ingest: the lease, the circuit breakers, how full the store is."""
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate
 from typing import Protocol
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from data_manager.adapters.resilience import Breaker
+from data_manager.services.audit import Auditor
+from data_manager.services.auditing.counting import CYCLE_S
 from data_manager.services.databases import Databases
 from data_manager.services.lease import LeaseStatus
 from data_manager.services.periodic import LoopLag
@@ -44,6 +47,30 @@ def of_lease(lease: Callable[[], LeaseStatus]) -> Iterator[Metric]:
     )
     yield CounterMetricFamily("data_manager_lease_taken", "So often this process became leader.", now.taken)
     yield CounterMetricFamily("data_manager_lease_lost", "So often it lost the lease before giving it back.", now.lost)
+
+
+def of_auditor(auditor: Auditor) -> Iterator[Metric]:
+    """What audits came to. The predecessor's names, and how many could not be done."""
+    figures = auditor.figures
+    cycle = HistogramMetricFamily("data_manager_audit_cycle_seconds", "How long an audit of everything took.")
+    counts = zip([*map(str, CYCLE_S), "+Inf"], accumulate(figures.cycles), strict=True)
+    cycle.add_metric([], list(counts), figures.cycles_s)
+    yield cycle
+    gaps = CounterMetricFamily(
+        "data_manager_audit_gaps_detected", "Holes found that nobody knew.", labels=["symbol", "timeframe"]
+    )
+    for (symbol, interval), count in figures.gaps.items():
+        gaps.add_metric([symbol, interval], count)
+    yield gaps
+    yield CounterMetricFamily(
+        "data_manager_audit_duplicates_detected", "Places where a key stands twice.", figures.duplicates
+    )
+    failures = CounterMetricFamily(
+        "data_manager_audit_failures", "Audits that could not be done, by error.", labels=["error"]
+    )
+    for error, count in auditor.failures.items():
+        failures.add_metric([error], count)
+    yield failures
 
 
 class Sheds(Protocol):

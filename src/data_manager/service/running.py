@@ -30,11 +30,14 @@ from data_manager.adapters.late import Late
 from data_manager.api import app as http
 from data_manager.api.health import Readiness
 from data_manager.domain.errors import NotFound
+from data_manager.domain.time import SECOND_MS
 from data_manager.ports import MetadataStore, SeriesStore
 from data_manager.service import figures
 from data_manager.service.again import Again
+from data_manager.service.feeding import Feeder
 from data_manager.service.ingesting import Ingesting
 from data_manager.service.working import Working
+from data_manager.services.conditions import LATE_MS, Conditions
 from data_manager.services.databases import Databases, reason_against
 from data_manager.services.periodic import LoopLag, every
 from data_manager.services.reporting import Reporter
@@ -44,12 +47,14 @@ CLOCK = SystemClock()
 Role = Literal["all", "ingest", "work", "api"]
 _FINDINGS_S = 1.0
 _SIZES_S = 10.0
+_CONDITIONS_S = 1.0
+_LATE_TURNS = 3  # audits may be so many turns behind before what came since is unverified
 _LAST_WORDS_S = 1.0  # for findings, after the last row is stored
 _log = structlog.get_logger(__name__)
 
 
 class Parts(NamedTuple):
-    """What a role is made of. ingesting and working are None where the role has no such part."""
+    """What a role is made of. ingesting, working and feeding are None where the role has no such part."""
 
     role: Role
     store: SeriesStore
@@ -60,6 +65,7 @@ class Parts(NamedTuple):
     databases: Databases
     ingesting: Ingesting | None
     working: Working | None
+    feeding: Feeder | None = None
 
 
 class Service:
@@ -70,6 +76,12 @@ class Service:
         self.parts = parts
         self.sockets = sockets
         self._loop_lag = LoopLag(CLOCK)
+        self._conditions = Conditions(
+            parts.meta,
+            CLOCK,
+            grace_ms=settings.gap_tolerance_seconds * SECOND_MS,
+            late_ms=max(LATE_MS, _LATE_TURNS * settings.audit_interval * SECOND_MS),
+        )
         parts.metrics.more = list(self._figures())
 
     def _figures(self) -> Iterator[Callable[[], Iterable[Metric]]]:
@@ -81,6 +93,10 @@ class Service:
             yield partial(figures.of_breakers, parts.ingesting.breakers)
         if parts.working is not None:
             yield partial(figures.of_lease, parts.working.lease)
+            yield partial(figures.of_auditor, parts.working.auditing.auditor)
+
+        if parts.feeding is not None:
+            yield parts.feeding.figures
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Do what the role does until stopping is set, then drain."""
@@ -93,8 +109,12 @@ class Service:
             beside = [group.create_task(work, name=what) for what, work in self._beside()]
             await stopping.wait()
             _log.info("stopping", waiting=self.parts.tally.in_flight)
+            if self.parts.feeding is not None:
+                await self.parts.feeding.stop()
             if ingesting is not None and draining is not None:
                 await self._drain(ingesting, draining)
+            if self.parts.working is not None:
+                await self.parts.working.close()
             for task in beside:
                 task.cancel()
             for _, one, _ in servers:
@@ -119,22 +139,28 @@ class Service:
             yield "beside ingest", self.parts.ingesting.beside()
         if self.parts.working is not None:
             yield "campaign", self.parts.working.run()
+        if self.parts.feeding is not None:
+            yield "feed", self.parts.feeding.run()
         for one in self._again():
             yield one.what, every(one.seconds, one.what, one.work, CLOCK)
 
     def _again(self) -> Iterator[Again]:
         yield Again("findings", _FINDINGS_S, self.parts.reporter.keep)
         yield Again("sizes", _SIZES_S, self.parts.databases.look)
+        if "API_PORT" in self.sockets:
+            yield Again("conditions", _CONDITIONS_S, self._conditions.keep_up)
         if self.parts.ingesting is not None:
             yield from self.parts.ingesting.again()
         if self.parts.working is not None:
             yield from self.parts.working.again()
+        if self.parts.feeding is not None:
+            yield from self.parts.feeding.again()
 
     # ---- what it says of itself ----------------------------------------------------------------------------------
 
     def _servers(self) -> list[tuple[str, uvicorn.Server, socket.socket]]:
         registry = telemetry.registry(self.parts.metrics)
-        servers = [("metrics", _uvicorn(http.metrics_app(registry)), self.sockets["METRICS_PORT"])]
+        servers = [("metrics", server_of(http.metrics_app(registry)), self.sockets["METRICS_PORT"])]
         if "API_PORT" in self.sockets:
             components = http.Components(
                 store=self.parts.store,
@@ -144,13 +170,16 @@ class Service:
                 version=__version__,
                 readiness=self.readiness,
                 registry=registry,
+                conditions=self._conditions,
+                desk=None if self.parts.working is None else self.parts.working.auditing.desk,
+                role=self.parts.role,
                 ingest=self._ingest_facts,
                 databases=self._database_facts,
                 connections=self._connection_facts,
                 reads=self.settings.enable_api and self.parts.role in ("all", "api"),
             )
             api = http.create_app(components, http.Limits(rows_max=self.settings.api_max_page_size))
-            servers.append(("api", _uvicorn(api), self.sockets["API_PORT"]))
+            servers.append(("api", server_of(api), self.sockets["API_PORT"]))
         return servers
 
     async def readiness(self) -> Readiness:
@@ -164,10 +193,25 @@ class Service:
         components = {name: "healthy" if reason is None else "unhealthy" for name, reason in reasons.items()}
         for kind, name in self._cluster().items():
             components[kind] = "not_configured" if name is None else components[name]
-        components |= dict.fromkeys(("auditor", "analytics"), "not_configured")
+        components["analytics"] = "not_configured"
+        feeding = parts.feeding  # an exchange that is away takes nothing from what we are asked for
+        components["feed"] = "not_configured" if feeding is None else "unhealthy" if feeding.reason else "healthy"
         why = [f"{name}: {reason}" for name, reason in reasons.items() if reason is not None]
-        status: Literal["healthy", "unhealthy"] = "unhealthy" if why else "healthy"
-        return Readiness(ready=not why, status=status, components=components, reasons=why)
+        status: Literal["healthy", "degraded", "unhealthy"] = "unhealthy" if why else "healthy"
+        beside = self._beside_readiness(components)
+        if beside and not why:
+            status = "degraded"
+        return Readiness(ready=not why, status=status, components=components, reasons=[*why, *beside])
+
+    def _beside_readiness(self, components: dict[str, str]) -> list[str]:
+        """Fill in the parts without which requests are answered all the same; what is wrong with them, in words."""
+        working = self.parts.working
+        if working is None or not working.auditing.on:
+            components["auditor"] = "not_configured"
+            return []
+        reason = working.auditing.reason()
+        components["auditor"] = "healthy" if reason is None else "unhealthy"
+        return [] if reason is None else [f"auditor: {reason}"]
 
     def _cluster(self) -> dict[str, str | None]:
         """The predecessor's names of the databases: which of ours it is, None where the embedded one stands for it."""
@@ -191,7 +235,9 @@ class Service:
 
     async def _connection_facts(self) -> dict[str, Any]:
         """The body of GET /health/connections, but for its time."""
+        feeding = self.parts.feeding
         facts: dict[str, Any] = {"nats": None, "breakers": {}, "lease": None}
+        facts["feed"] = None if feeding is None else feeding.facts()
         if self.parts.ingesting is not None:
             facts |= await self.parts.ingesting.connection_facts()
         if self.parts.working is not None:
@@ -217,7 +263,9 @@ def tune_interpreter() -> None:
     sys.setswitchinterval(0.001)  # the event loop waits at most so long for a thread that is at work in Python
 
 
-def _uvicorn(application: object) -> uvicorn.Server:
+def server_of(application: object) -> uvicorn.Server:
+    """An HTTP server of the application that leaves the process's signals alone."""
+
     class Server(uvicorn.Server):
         @contextmanager
         def capture_signals(self) -> Iterator[None]:

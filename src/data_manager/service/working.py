@@ -13,6 +13,7 @@ from data_manager.domain.errors import Corrupt
 from data_manager.domain.finding import Finding, FindingKind, found
 from data_manager.ports import Lease, MetadataStore, SeriesStore
 from data_manager.service.again import Again
+from data_manager.service.auditing import Auditing
 from data_manager.services.catalog import keep_statistics
 from data_manager.services.lease import Campaign, LeaseStatus
 from data_manager.services.reporting import Reporter
@@ -40,6 +41,7 @@ class Working:
             term_s=settings.leader_election_timeout,
             every_s=settings.leader_election_heartbeat_interval,
         )
+        self.auditing = Auditing(settings, store, meta, reporter, self._campaign)
         self._statistics: dict[str, int] = {}
         self._leaderless_ms: int | None = None  # since when, as told
         self._ended_in_epoch = 0
@@ -53,6 +55,7 @@ class Working:
         yield Again("leadership", _LOOK_S, self._look_at_leader)
         yield Again("statistics", _STATISTICS_S, self._leading(self._keep_statistics))
         yield Again("store's house", _HOUSE_S, self._leading(self._look_at_house))
+        yield from self.auditing.again()
 
     def lease(self) -> LeaseStatus:
         """Who leads, as far as is known here."""
@@ -61,6 +64,10 @@ class Working:
     def lease_facts(self) -> dict[str, Any]:
         """The same for GET /health/connections."""
         return {"name": self._campaign.name, "we_are": self._campaign.holder, **structs.asdict(self.lease())}
+
+    async def close(self) -> None:
+        """End what somebody asked for and is under way."""
+        await self.auditing.close()
 
     def _leading(self, work: Callable[[Lease], Awaitable[object]]) -> Callable[[], Awaitable[object]]:
         return lambda: self._campaign.lead(work)

@@ -32,6 +32,7 @@ from data_manager.domain.time import DAY_MS, SECOND_MS
 from data_manager.domain.truth import Mark, SeriesTruth, TruthChange
 from data_manager.ports import Clock, MetaStore, SeriesStore
 from data_manager.ports_truth import TruthStore
+from data_manager.services.auditing.counting import Figures
 from data_manager.services.auditing.entering import Entering
 from data_manager.services.auditing.looking import Looked, Looking, Seen
 from data_manager.services.auditing.telling import changes_of, not_done
@@ -85,9 +86,13 @@ class Auditor:
         grace_ms: int = GRACE_MS,
         sweep_ms: int = SWEEP_MS,
         page_rows: int = PAGE_ROWS,
+        told_from_ms: int = 0,
     ) -> None:
+        """told_from_ms: holes shorter than this are entered and raise no finding."""
         self.failures: Counter[str] = Counter()
+        self.figures = Figures()
         self.last: Audited | None = None  # of a run over all series
+        self._told_from_ms = told_from_ms
         self._store = store
         self._truth = truth
         self._meta = meta
@@ -121,6 +126,7 @@ class Auditor:
             done = await run.all(wanted, progress or _nobody)
             if series is None and span is None:
                 self.last = done
+                self.figures.cycle(done.seconds)
             return done
 
     async def _wanted(self, series: Sequence[Series] | None) -> list[Series]:
@@ -162,7 +168,8 @@ class Auditor:
             entering.lost(lost)
         mark = looked.mark or truth.mark or Mark(looked_ms=0, swept_ms=0)
         if error is None:
-            findings = [*changes_of(series.id, entering, truth.flaws, now_ms), *self._done(series.id, now_ms)]
+            told = changes_of(series.id, entering, truth.flaws, now_ms, self._told_from_ms)
+            findings = [*told, *self._done(series.id, now_ms)]
         else:
             findings = self._failed(series.id, looked, error, now_ms)
             mark = replace(truth.mark or mark, from_ms=None, anchor_key=None)  # the next one looks at everything
@@ -307,6 +314,8 @@ class _Run:
 
     def _entered(self, one: _Outcome) -> None:
         auditor = self._auditor
+        before = auditor._known.get(one.series.id) or SeriesTruth(series=one.series.id)
+        auditor.figures.entered(one.series, before, one.truth)
         auditor._known[one.series.id] = one.truth
         if one.seen is not None:
             auditor._seen[one.series.id] = one.seen

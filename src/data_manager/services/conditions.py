@@ -1,20 +1,25 @@
 """Conditions: what may be believed of any range of a series, now. Travels with every answer.
 
-What the audits know is kept in memory and refreshed when its version changes, at most once a second.
+What the audits know is kept in memory and refreshed when its version changes, at most once a second. Most of what is
+asked for was judged long ago: that part of the partition is laid out once per version, and an answer is cut from it.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import Final, NamedTuple
 
-from data_manager.domain.condition import EVER, Known, Range, completeness, ranges
+import structlog
+
+from data_manager.domain.condition import EVER, Flaw, Known, Range, completeness, joined, ranges
 from data_manager.domain.condition import Condition as Word
 from data_manager.domain.continuity import Grid, MaxSilence
 from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import Corrupt, Unavailable
+from data_manager.domain.retention import LET_GO
 from data_manager.domain.span import Span
-from data_manager.domain.time import INTERVALS_MS, MINUTE_MS
+from data_manager.domain.time import EARLIEST_MS, INTERVALS_MS, LATEST_MS, MINUTE_MS
 from data_manager.domain.truth import Mark, SeriesTruth
 from data_manager.ports import Clock
 from data_manager.ports_truth import TruthStore
@@ -27,7 +32,11 @@ LATE_MS: Final = 15 * MINUTE_MS
 """An audit may be so long ago; what came since is pending. When it is longer ago, nobody looks: it is unverified."""
 
 _MONTH_MS: Final = 31 * 86_400_000
-_REFRESH_S: Final = 1.0
+_REFRESH_S: Final = 0.9  # whoever asks once a second is told each time
+_REFRESH_MS: Final = 1_000  # what changes with every millisecond is said again after so long
+_TRUSTED_S: Final = 30.0  # so long after the metadata store told us everything we believe to know it
+_CANNOT_TELL: Final = -1
+_log = structlog.get_logger(__name__)
 
 
 class Condition(NamedTuple):
@@ -37,80 +46,164 @@ class Condition(NamedTuple):
     ranges: list[Range]
 
 
+NOTHING: Final = Condition(None, [])
+"""Of no instant at all."""
+
+
+class Said(NamedTuple):
+    """A condition, and what it rests on: the version of what is known, and until when that alone tells it."""
+
+    condition: Condition
+    version: int
+    until_ms: int | None  # by our clock; None: time changes nothing about it
+
+
 class Conditions:
-    """Answers from what the audits entered. Raises what the metadata store raises."""
+    """Answers from what the audits entered, as far as it was learnt by refresh().
+
+    at_hand() is for answers with rows: it never waits and never fails. keep_up() is to be called again and again, so
+    that it knows. condition_of() learns what is new first, and raises what the metadata store raises.
+    """
 
     def __init__(self, truth: TruthStore, clock: Clock, *, grace_ms: int = GRACE_MS, late_ms: int = LATE_MS) -> None:
         self._truth = truth
         self._clock = clock
         self._grace_ms = grace_ms
         self._late_ms = late_ms
-        self._known: dict[str, SeriesTruth] = {}
-        self._refreshed_s = float("-inf")
+        self._known: dict[str, _Known] = {}
+        self._learnt_s = float("-inf")  # when we were told everything last
+        self._reason: str | None = None
 
     async def condition_of(self, series: Series, span: Span, now_ms: int | None = None) -> Condition:
         """The condition of every instant of the span. now_ms: judge as of then instead of now."""
         await self.refresh()
-        known = self._known_of(series, self._clock.now_ms() if now_ms is None else now_ms)
-        found = ranges(span, known)
-        return Condition(completeness(found, EVER), found)
+        return self._said(series, span, self._clock.now_ms() if now_ms is None else now_ms).condition
 
-    async def condition_or_unknown(self, series: Series, span: Span, now_ms: int | None = None) -> Condition:
-        """The same for answers that are given all the same: unverified while the metadata store cannot tell."""
-        try:
-            return await self.condition_of(series, span, now_ms)
-        except (Unavailable, Corrupt):
-            reason = "the metadata store cannot tell"
-            return Condition(None, [Range(span.start_ms, span.end_ms, Word.UNVERIFIED, reason)])
+    def at_hand(self, series: Series, span: Span | None) -> Said:
+        """The condition as far as it is known here; unverified while the metadata store cannot tell. No span: nothing."""
+        version = self.version(series)
+        if span is None:
+            return Said(NOTHING, version, None)
+        if version == _CANNOT_TELL:
+            unknown = Range(span.start_ms, span.end_ms, Word.UNVERIFIED, "the metadata store cannot tell")
+            return Said(Condition(None, [unknown]), version, None)
+        return self._said(series, span, self._clock.now_ms())
+
+    def holds(self, series: Series, version: int, until_ms: int | None) -> bool:
+        """Whether what was said on these grounds is still to be said."""
+        return version == self.version(series) and (until_ms is None or self._clock.now_ms() < until_ms)
 
     def version(self, series: Series) -> int:
         """Of what is known of the series here: differs whenever an answer may, but for the passing of time."""
+        if self._clock.monotonic_s() - self._learnt_s > _TRUSTED_S:
+            return _CANNOT_TELL
         known = self._known.get(series.id)
-        return 0 if known is None else known.version
+        return 0 if known is None else known.truth.version
+
+    async def keep_up(self) -> None:
+        """Learn what was entered since; that this fails is told by the answers, and once in the log."""
+        try:
+            await self.refresh()
+        except (Unavailable, Corrupt) as error:
+            if self._reason is None:
+                _log.warning("what the audits know cannot be learnt", reason=str(error))
+            self._reason = str(error)
+        else:
+            self._reason = None
 
     async def refresh(self) -> None:
-        """Learn what the auditor entered since."""
-        now_s = self._clock.monotonic_s()
-        if now_s - self._refreshed_s < _REFRESH_S:
+        """Learn what the auditor entered since, unless that was asked for within a second."""
+        asked_s = self._clock.monotonic_s()
+        if asked_s - self._learnt_s < _REFRESH_S:
             return
-        self._refreshed_s = now_s
-        try:
-            versions = await self._truth.truth_versions()
-            stale = [name for name, version in versions.items() if self._version(name) != version]
-            if stale:
-                found = await self._truth.truths(stale if len(stale) < len(versions) else None)
-                self._known.update((one.series, one) for one in found)
-        except BaseException:
-            self._refreshed_s = float("-inf")
-            raise
+        versions = await self._truth.truth_versions()
+        stale = [name for name, version in versions.items() if self._version(name) != version]
+        if stale:
+            found = await self._truth.truths(stale if len(stale) < len(versions) else None)
+            self._known.update((one.series, _Known(one)) for one in found)
+        self._learnt_s = max(asked_s, self._learnt_s)
 
     def _version(self, name: str) -> int:
         known = self._known.get(name)
-        return 0 if known is None else known.version
+        return 0 if known is None else known.truth.version
 
-    def _known_of(self, series: Series, now_ms: int) -> Known:
-        truth = self._known.get(series.id) or SeriesTruth(series=series.id)
-        return Known(
-            coverage=truth.coverage,
-            holes=truth.holes,
-            flaws=truth.flaws,
-            life=EVER,
-            rule_version=RULE_VERSION,
-            settled_ms=self._settled_ms(series, truth.mark, now_ms),
-            now_ms=now_ms,
-            verifiable=DATASETS[series.dataset].continuity.verifiable,
-        )
+    def _said(self, series: Series, span: Span, now_ms: int) -> Said:
+        known = self._known.get(series.id) or _Known(SeriesTruth(series=series.id))
+        settled_ms, turn_ms = self._settled_ms(series, known.truth.mark, now_ms)
+        found = known.ranges(span, settled_ms, now_ms, DATASETS[series.dataset].continuity.verifiable)
+        condition = Condition(completeness(found, EVER), found)
+        if span.end_ms <= settled_ms:
+            until_ms = None
+        elif span.end_ms <= now_ms and turn_ms is not None:
+            until_ms = turn_ms
+        else:
+            until_ms = now_ms + _REFRESH_MS
+        return Said(condition, known.truth.version, until_ms)
 
-    def _settled_ms(self, series: Series, mark: Mark | None, now_ms: int) -> int:
-        """From where on it is too early to judge, or the next audit's turn."""
+    def _settled_ms(self, series: Series, mark: Mark | None, now_ms: int) -> tuple[int, int | None]:
+        """From where on it is too early to judge, or the next audit's turn; and, if so, until when that is its turn."""
         anchor_ms = now_ms if mark is None or mark.until_ms is None else mark.until_ms
         settled_ms = whole_until_ms(series, anchor_ms, now_ms - self._grace_ms)
         if mark is None or mark.until_ms is None or now_ms - mark.looked_ms > self._late_ms:
-            return settled_ms
-        if bracketed(DATASETS[series.dataset].continuity):
-            return min(settled_ms, mark.until_ms)
-        recent = mark.until_ms >= now_ms - self._late_ms - _pause_ms(series)
-        return min(settled_ms, mark.until_ms) if recent else settled_ms
+            return settled_ms, None
+        turn_ms = mark.looked_ms + self._late_ms + 1
+        if not bracketed(DATASETS[series.dataset].continuity):
+            recent_until_ms = mark.until_ms + self._late_ms + _pause_ms(series) + 1
+            if now_ms >= recent_until_ms:
+                return settled_ms, None
+            turn_ms = min(turn_ms, recent_until_ms)
+        if settled_ms <= mark.until_ms:
+            return settled_ms, None
+        return mark.until_ms, turn_ms
+
+
+class _Known:
+    """What is known of one series, with what was judged laid out once: most answers are cut from there."""
+
+    def __init__(self, truth: SeriesTruth) -> None:
+        self.truth = truth
+        self._judged_ms = EARLIEST_MS if truth.mark is None or truth.mark.until_ms is None else truth.mark.until_ms
+        self._parts: list[Range] | None = None
+        self._ends: list[int] = []
+
+    def ranges(self, span: Span, settled_ms: int, now_ms: int, verifiable: bool) -> list[Range]:
+        """See condition.ranges."""
+        cut = min(self._judged_ms, span.end_ms)
+        if settled_ms < cut or now_ms < cut or span.start_ms < EARLIEST_MS or span.start_ms >= cut:
+            return ranges(span, self._facts(settled_ms, now_ms, verifiable))
+        found = self._judged(Span(span.start_ms, cut), verifiable)
+        if cut == span.end_ms:
+            return found
+        return joined([*found, *ranges(Span(cut, span.end_ms), self._facts(settled_ms, now_ms, verifiable))])
+
+    def _judged(self, span: Span, verifiable: bool) -> list[Range]:
+        if self._parts is None:
+            whole = Span(EARLIEST_MS, self._judged_ms)
+            self._parts = ranges(whole, self._facts(LATEST_MS, LATEST_MS, verifiable))
+            self._ends = [one.end_ms for one in self._parts]
+        found = []
+        for at in range(bisect_right(self._ends, span.start_ms), len(self._parts)):
+            one = self._parts[at]
+            if one.start_ms >= span.end_ms:
+                break
+            start_ms, end_ms = max(one.start_ms, span.start_ms), min(one.end_ms, span.end_ms)
+            found.append(Range(start_ms, end_ms, one.condition, one.reason))
+        return found
+
+    def _facts(self, settled_ms: int, now_ms: int, verifiable: bool) -> Known:
+        return Known(
+            coverage=self.truth.coverage,
+            holes=self.truth.holes,
+            flaws=(
+                *self.truth.flaws,
+                *(Flaw(one.start_ms, one.end_ms, LET_GO, lost=True) for one in self.truth.let_go),
+            ),
+            life=EVER,
+            rule_version=RULE_VERSION,
+            settled_ms=settled_ms,
+            now_ms=now_ms,
+            verifiable=verifiable,
+        )
 
 
 def answered_span(query: Query, page: Page) -> Span | None:

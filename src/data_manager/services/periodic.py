@@ -28,6 +28,27 @@ async def every(seconds: float, what: str, work: Callable[[], Awaitable[object]]
         await clock.sleep(seconds)
 
 
+def when_due(
+    seconds: float, work: Callable[[], Awaitable[bool]], clock: Clock, *, again_s: float = 15.0
+) -> Callable[[], Awaitable[None]]:
+    """work for every() to ask for often: it is done at once, and again so many seconds after it was done.
+
+    work answers whether it was done (somebody else leads: it was not); asked for again at the next turn if not, and
+    after again_s when it was away.
+    """
+    due_s = clock.monotonic_s()
+
+    async def turn() -> None:
+        nonlocal due_s
+        if clock.monotonic_s() < due_s:
+            return
+        due_s = clock.monotonic_s() + min(again_s, seconds)
+        done = await work()
+        due_s = clock.monotonic_s() + (seconds if done else 0)
+
+    return turn
+
+
 class LoopLag:
     """How late the event loop gave us our turn, at worst, within the last half to full minute."""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 from urllib.parse import quote_plus
 
+from data_manager.adapters.binance.feed_names import PAIRS, STREAMS
 from data_manager.settings.declaring import (
     NATS_SERVER,
     Setting,
@@ -136,6 +137,36 @@ class Settings:
         30.0, "How long the server waits for our ack before it delivers again.", unit="s", at_least=1, at_most=3_600
     )
 
+    enable_feed: bool = a_setting(
+        True, "Whether `run` takes live data from the exchange by itself. `data-manager feed` does so in any case."
+    )
+    binance_ws_url: str | None = a_setting(
+        None,
+        "Address of the exchange's websockets, without a route.",
+        unset="the exchange's own for MARKET",
+        pattern=r"wss?://[^\s?#]+",
+        valid="must be like wss://fstream.binance.com",
+    )
+    supported_pairs: str | None = a_setting(
+        None,
+        "Symbols whose streams are fed, joined by commas.",
+        unset="BTCUSDT ETHUSDT BNBUSDT ADAUSDT SOLUSDT LINKUSDT LTCUSDT XRPUSDT, or the like of MARKET",
+        pattern=r"[^\s,]+(\s*,\s*[^\s,]+)*",
+        valid="must be symbols such as BTCUSDT, joined by commas",
+    )
+    binance_streams: str | None = a_setting(
+        None,
+        "Streams that are fed of each of them, joined by commas: trade aggTrade kline_1m depth20@100ms depth@100ms "
+        "bookTicker markPrice@1s ticker miniTicker forceOrder; or whole names such as btcusdt@trade and "
+        "!markPrice@arr@1s.",
+        unset="trade, aggTrade, candles of 1m 5m 15m 1h 4h 1d, depth20@100ms, markPrice@1s, ticker, forceOrder",
+        pattern=r"[^\s,]+(\s*,\s*[^\s,]+)*",
+        valid="must be streams such as trade or kline_1m, joined by commas",
+    )
+    binance_streams_per_socket: int = a_setting(
+        200, "Streams that share one websocket, at most.", unit="streams", at_least=1, at_most=1_024
+    )
+
     max_batch_size: int = a_setting(
         10_000, "Rows that make a flush to the store due.", unit="rows", at_least=1, at_most=1_000_000
     )
@@ -168,6 +199,27 @@ class Settings:
     )
     leader_election_heartbeat_interval: int = a_setting(
         10, "Pause between two tries to become or to stay leader.", unit="s", at_least=1, at_most=1_200
+    )
+
+    enable_auditor: bool = a_setting(
+        True, "Whether what is held is audited again and again. On demand it is audited all the same."
+    )
+    audit_interval: int = a_setting(
+        300, "Pause between two audits of everything that changed.", unit="s", at_least=1, at_most=86_400
+    )
+    gap_tolerance_seconds: int = a_setting(
+        10,
+        "How long a row may be on its way before its absence is a hole. However long: every hole is found, only later.",
+        unit="s",
+        at_least=0,
+        at_most=3_600,
+    )
+    min_gap_size_seconds: int = a_setting(
+        0,
+        "Holes shorter than this are entered and stand in every answer's condition, but raise no finding.",
+        unit="s",
+        at_least=0,
+        at_most=86_400,
     )
 
     enable_api: bool = a_setting(True, "Whether the HTTP API is served.")
@@ -208,6 +260,21 @@ class Settings:
             return self.mongodb_url
         login = _login_of(self.mongodb_user, self.mongodb_password) if self.mongodb_user else ""
         return f"mongodb://{login}{_address(self.mongodb_host, self.mongodb_port)}/"
+
+    @property
+    def fed_pairs(self) -> list[str]:
+        """SUPPORTED_PAIRS, or the market's usual ones."""
+        return re.split(r"\s*,\s*", self.supported_pairs) if self.supported_pairs else PAIRS[self.market]
+
+    @property
+    def fed_streams(self) -> list[str]:
+        """BINANCE_STREAMS, or the market's usual ones."""
+        return re.split(r"\s*,\s*", self.binance_streams) if self.binance_streams else STREAMS[self.market]
+
+    @property
+    def feed_subject(self) -> str:
+        """Where the feed sends: NATS_CONSUMER_SUBJECT, with a word of ours for its wildcard."""
+        return re.sub(r"[*>]$", "feed", self.nats_consumer_subject)
 
     @property
     def nats_servers(self) -> list[str]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, Literal, NamedTuple
 
+from data_manager.adapters.binance.feed_names import address_of, streams_of
 from data_manager.domain.errors import BadSetting
 from data_manager.settings.declaring import parsed, shown, valid_text
 from data_manager.settings.fields import SETTINGS, TYPES, Settings
@@ -62,8 +63,17 @@ def _contradictions(settings: Settings) -> Iterator[BadSetting]:
             settings.leader_election_heartbeat_interval,
             "must be at most half of LEADER_ELECTION_TIMEOUT",
         )
+    yield from _of_the_feed(settings)
     if settings.flush_age_ms >= settings.nats_ack_wait_s * 1_000:
         yield BadSetting("FLUSH_AGE_MS", settings.flush_age_ms, "must be shorter than NATS_ACK_WAIT_S")
+
+
+def _of_the_feed(settings: Settings) -> Iterator[BadSetting]:
+    try:
+        address_of(settings.market, settings.binance_ws_url)
+        streams_of(settings.market, settings.fed_pairs, settings.fed_streams)
+    except BadSetting as problem:
+        yield problem
 
 
 class SettingRow(NamedTuple):
@@ -109,10 +119,10 @@ def warnings(environ: Mapping[str, str]) -> list[str]:
 
 
 _OF_THE_PREDECESSOR = re.compile(
-    r"(POSTGRES|BINANCE|RAW_QUERY)_\w+"
-    r"|ENABLE_(AUDITOR|BACKFILLER|ANALYTICS|LEADER_ELECTION|AUTO_BACKFILL|DUPLICATE_REMOVAL)"
+    r"(POSTGRES|RAW_QUERY)_\w+|BINANCE_(API_\w+|FAPI_\w+|RATE_LIMIT)"
+    r"|ENABLE_(BACKFILLER|ANALYTICS|LEADER_ELECTION|AUTO_BACKFILL|DUPLICATE_REMOVAL)"
     r"|API_(WORKERS|DEFAULT_PAGE_SIZE|MAX_BATCH_SIZE|QUERY_TIMEOUT)"
-    r"|(AUDIT|ANALYTICS|HEALTH_CHECK)_INTERVAL|HEALTH_CHECK_PORT|OTEL_ENABLED|SUPPORTED_PAIRS|MAX_CONCURRENT_TASKS"
-    r"|GAP_TOLERANCE_SECONDS|MIN_GAP_SIZE_SECONDS|DEFAULT_(VOLATILITY|VOLUME|TREND)_WINDOW|MIN_AUTO_BACKFILL_GAP"
+    r"|(ANALYTICS|HEALTH_CHECK)_INTERVAL|HEALTH_CHECK_PORT|OTEL_ENABLED|MAX_CONCURRENT_TASKS"
+    r"|DEFAULT_(VOLATILITY|VOLUME|TREND)_WINDOW|MIN_AUTO_BACKFILL_GAP"
     r"|MAX_AUTO_BACKFILL_JOBS|DUPLICATE_RESOLUTION_STRATEGY|INITIAL_STARTUP_DELAY|CANDLE_DATABASE_TYPE"
 )

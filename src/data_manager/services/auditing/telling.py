@@ -1,6 +1,7 @@
 """What an audit reports: findings that begin, go on or are over."""
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Final
 
 from data_manager.domain.condition import Flaw
@@ -13,10 +14,13 @@ _OF_A_SERIES_MAX: Final = 200  # holes told one by one at one audit; the ledger 
 _SEVERITY: Final[dict[str, Severity]] = {"spike": "warning", "in_time": "warning"}
 
 
-def changes_of(series: str, entering: Entering, flaws_before: Iterable[Flaw], now_ms: int) -> list[Finding]:
-    """Findings of the holes and flaws that this audit changed."""
+def changes_of(
+    series: str, entering: Entering, flaws_before: Iterable[Flaw], now_ms: int, told_from_ms: int = 0
+) -> list[Finding]:
+    """Findings of the holes and flaws that this audit changed. told_from_ms: of no holes shorter than this."""
     held = {entry.id: entry for entry in entering.ledger}
-    found = [*_holes(entering.before, held, now_ms)][:_OF_A_SERIES_MAX]
+    holes = (one for one in _holes(entering.before, held, now_ms) if (one.end_ms or 0) - one.start_ms >= told_from_ms)
+    found = [*islice(holes, _OF_A_SERIES_MAX)]
     known = set(flaws_before)
     found += [_flawed(series, flaw, now_ms) for flaw in entering.flaws if flaw not in known and not flaw.lost]
     over = [_flawed(series, flaw, now_ms) for flaw in entering.lifted]

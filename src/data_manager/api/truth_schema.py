@@ -1,0 +1,102 @@
+"""The shapes of what the truth routes answer, as OpenAPI tells them."""
+
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, Field
+
+from data_manager.domain.condition import Condition as Word
+from data_manager.domain.ledger import HoleState
+
+HOLES_MAX: Final = 10_000
+"""Holes in one answer."""
+
+
+class HoleFact(BaseModel):
+    """Rows that must exist and are not held: they have times in [start_ms, end_ms)."""
+
+    series: Annotated[str, Field(examples=["um.candle.BTCUSDT.1m"])]
+    start_ms: Annotated[int, Field(examples=[1680652740000])]
+    end_ms: Annotated[int, Field(examples=[1680652800000])]
+    kind: Annotated[str, Field(description="grid, ids, chain, schedule or silence.", examples=["grid"])]
+    missing: Annotated[int | None, Field(description="How many rows; null where that cannot be counted.")]
+
+
+class AuditDone(BaseModel):
+    """What an audit came to."""
+
+    audited: Annotated[int, Field(description="Series that could be audited.")]
+    failed: Annotated[list[str], Field(description="Series that could not: nothing is known of them.")]
+    findings: Annotated[int, Field(description="Findings that began, changed or ended.")]
+    holes: Annotated[list[HoleFact], Field(description=f"All that is missing now, at most {HOLES_MAX}.")]
+    holes_total: int
+
+
+class AuditUnderWay(BaseModel):
+    """An audit that takes longer."""
+
+    run: int
+    status: Literal["running"]
+    href: Annotated[str, Field(examples=["/audit/runs/7"])]
+
+
+class LedgerFact(HoleFact):
+    """A hole and its life."""
+
+    id: str
+    state: Annotated[str, Field(description=", ".join(state.value for state in HoleState))]
+    after: Annotated[int | None, Field(description="Key of the row held before it.")]
+    before: Annotated[int | None, Field(description="Key of the row held after it.")]
+    found_ms: int
+    seen_ms: int
+    healed_ms: int | None
+    attempts: int
+    recheck_ms: int | None
+    history: Annotated[list[dict[str, Any]], Field(description="Each step: at_ms, state, by, why, evidence.")]
+
+
+class LedgerPagination(BaseModel):
+    """Which part of the ledger this is."""
+
+    limit: int
+    offset: int
+    total: int
+    has_more: bool
+
+
+class Ledger(BaseModel):
+    """A page of the hole ledger, by series and time."""
+
+    data: list[LedgerFact]
+    pagination: LedgerPagination
+
+
+class RangeFact(BaseModel):
+    """A stretch of one condition."""
+
+    start_ms: int
+    end_ms: int
+    condition: Annotated[str, Field(description=", ".join(word.value for word in Word), examples=["good"])]
+    reason: Annotated[str, Field(examples=["audited"])]
+
+
+class ConditionFact(BaseModel):
+    """The condition of a range; ranges partition it."""
+
+    series: str
+    start_ms: int
+    end_ms: int
+    completeness: Annotated[float | None, Field(description="Covered / expected time, 0 to 1; null: nobody knows.")]
+    ranges: list[RangeFact]
+
+
+AUDIT_BODY: Final[dict[str, Any]] = {
+    "type": "object",
+    "properties": {
+        "series": {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},
+        "start": {"type": ["string", "integer"]},
+        "end": {"type": ["string", "integer"]},
+        "full": {"type": "boolean", "default": False},
+    },
+    "example": {"series": "um.candle.BTCUSDT.1m", "start": "2023-04-04T00:00:00Z", "end": "2023-04-05T00:00:00Z"},
+}
+"""The body of POST /audit/run."""
