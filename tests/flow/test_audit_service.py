@@ -1,0 +1,108 @@
+"""The audit in the running service: it finds what is missing by itself, and every answer says how complete it is.
+
+On both columns: one process on embedded stores, and a cluster of one process per role on MongoDB's protocol and MariaDB.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from data_manager.adapters.bus.nats_server import NatsServer
+from tests import cluster as clusters
+from tests.conftest import eventually
+from tests.mongo_server import mongo_server
+from tests.mysql_server import mysql_server
+from tests.servers import running_server
+from tests.service import Service, connected, drained, publish
+
+__all__ = ["mongo_server", "mysql_server"]  # fixtures
+
+MINUTE_MS = 60_000
+NOW_MS = time.time_ns() // 1_000_000
+FIRST_MS = NOW_MS - NOW_MS % MINUTE_MS - 60 * MINUTE_MS
+SERIES = "um.candle.BTCUSDT.1m"
+MISSING = {7, 30, 31}
+QUICK = {"audit_interval": 1, "leader_election_timeout": 2, "leader_election_heartbeat_interval": 1}
+
+
+def at(minute: int) -> int:
+    return FIRST_MS + minute * MINUTE_MS
+
+
+def kline(minute: int, symbol: str = "BTCUSDT") -> bytes:
+    opened = at(minute)
+    candle = {
+        "t": opened, "T": opened + MINUTE_MS - 1, "s": symbol, "i": "1m", "f": 100 * minute, "L": 100 * minute + 99,
+        "o": "10.5", "c": "10.6", "h": "10.9", "l": "10.1", "v": "12.5", "n": 100, "x": True, "q": "131.2", "V": "6.1",
+        "Q": "64.0", "B": "0",
+    }  # fmt: skip
+    event = {"e": "kline", "E": opened + MINUTE_MS, "s": symbol, "k": candle}
+    return json.dumps({"stream": f"{symbol.lower()}@kline_1m", "data": event}).encode()
+
+
+class Audited(NamedTuple):
+    """A service that was fed and audits itself: who stores, who audits and who answers may be three processes."""
+
+    ingest: Service
+    work: Service
+    api: Service
+    url: str
+
+    async def feed(self, *minutes: int) -> None:
+        """Publish these candles, and return when they are stored."""
+        async with connected(self.url) as client:
+            await publish(client, self.ingest.subject, [kline(minute) for minute in minutes])
+            await drained(client, self.ingest)
+
+    def words(self, **query: object) -> list[tuple[int, int, str]]:
+        """What /condition says of the series."""
+        body = self.api.page("/condition", series=SERIES, **query)
+        return [(one["start_ms"], one["end_ms"], one["condition"]) for one in body["ranges"]]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    with running_server(tmp_path_factory.mktemp("nats")) as one:
+        yield one
+
+
+@pytest.fixture(scope="module", params=["embedded", "cluster"])
+def audited(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, server: NatsServer
+) -> Iterator[Audited]:
+    """Fifty minutes without three of them, a little while ago."""
+    folder = tmp_path_factory.mktemp("audited")
+    made = embedded(folder, server) if request.param == "embedded" else clustered(request, folder, server)
+    try:
+        asyncio.run(made.feed(*(minute for minute in range(50) if minute not in MISSING)))
+        yield made
+    finally:
+        for one in made[:3]:
+            one.close()
+
+
+def embedded(folder: Path, server: NatsServer) -> Audited:
+    one = Service(folder, nats_url=server.url, **QUICK)
+    asyncio.run(one.start())
+    return Audited(one, one, one, server.url)
+
+
+def clustered(request: pytest.FixtureRequest, folder: Path, server: NatsServer) -> Audited:
+    mongo, mysql = request.getfixturevalue("mongo_server"), request.getfixturevalue("mysql_server")
+    cluster = clusters.of(folder, server.url, mongo, mysql, **QUICK)
+    return Audited(*asyncio.run(cluster.start("ingest", "work", "api")), server.url)
+
+
+async def test_it_finds_what_is_missing_by_itself(audited: Audited) -> None:
+    expected = [(at(7), at(8), "known_hole"), (at(30), at(32), "known_hole")]
+
+    def found() -> bool:
+        words = audited.words(start=at(0), end=at(50))
+        return [one for one in words if one[2] != "good"] == expected
+
+    await eventually(found, within_s=20, what=f"the holes\n{audited.work.said()}")
