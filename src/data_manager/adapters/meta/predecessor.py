@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from sqlalchemy import BigInteger, Column, Index, Integer, Numeric, String, Table, Text
 
-from data_manager.adapters.meta.tables import MYSQL, UtcDateTime, metadata
+from data_manager.adapters.meta.tables import BYTES, MYSQL, UtcDateTime, metadata
 
 _PERCENT = Numeric(5, 2)
 
@@ -86,9 +86,16 @@ backfill_jobs = Table(
     Column("open_key", String(64)),  # of series and span while it is open, null after: one open job per range
     Column("created_ms", BigInteger),
     Column("updated_ms", BigInteger),
+    Column("version", BigInteger),  # one more at each change
+    Column("run_from_ms", BigInteger),  # a pending job waits until then
+    Column("requested_by", String(32)),
+    Column("body", BYTES),  # JSON: the whole job, see domain/job.py; null in the predecessor's rows
     Index("idx_backfill_jobs_status", "status"),
     Index("idx_backfill_jobs_symbol", "symbol"),
     Index("idx_backfill_jobs_open", "open_key", unique=True),
+    Index("idx_backfill_jobs_due", "status", "run_from_ms"),
+    Index("idx_backfill_jobs_series", "series", "status"),
+    Index("idx_backfill_jobs_created", "created_ms", "job_id"),
     **MYSQL,
 )
 

@@ -16,3 +16,8 @@ async def alone(connection: AsyncConnection) -> bool:
     The one row that every database has stands for that leave. SQLite has one writer anyway.
     """
     return await connection.scalar(_ROW) is not None
+
+
+async def turn(connection: AsyncConnection) -> None:
+    """Wait until no other transaction that asked for its turn is under way; the turn ends with this one."""
+    await connection.scalar(select(column("version_num")).select_from(table("alembic_version")).with_for_update())

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from data_manager.adapters.meta import findings as kept_findings
 from data_manager.adapters.meta import leases
 from data_manager.adapters.meta.database import Database, T, Work, connect
+from data_manager.adapters.meta.jobs import JobsInSql
 from data_manager.adapters.meta.room import alone
 from data_manager.adapters.meta.tables import REVISION, datasets, dead_letters, upsert
 from data_manager.adapters.meta.truth import TruthInSql
@@ -82,7 +83,7 @@ async def _bring_up_to_date(url: str, database: Database, allowed: bool) -> None
     await migrate(url)
 
 
-class SqlMetaStore(TruthInSql):
+class SqlMetaStore(TruthInSql, JobsInSql):
     """Everything that is not a row of market data. dead_evicted: letters that made room since the opening."""
 
     def __init__(self, database: Database, bounds: DeadBounds, findings_max: int) -> None:

@@ -26,7 +26,7 @@ from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.sql.dml import Insert
 from sqlalchemy.types import TypeDecorator
 
-REVISION: Final = "0012"
+REVISION: Final = "0013"
 """The revision these tables belong to: the newest of migrations/versions."""
 
 MYSQL: Final[dict[str, Any]] = {
