@@ -41,7 +41,11 @@ class Fetched(Struct, frozen=True, kw_only=True):
     """One piece of an answer: all rows that the source has in span, which may be none.
 
     rows: settled, of one series, checked like live ones; their origin is the call and, for an archive, the file.
-    refused: rows the source sent that break a rule. evidence: request, answer's digest and time, for the ledger.
+    refused: rows the source sent that break a rule, the first hundred of them.
+
+    evidence, for the ledger: request and answered_ms; status; sha256 of the answer, or of the file as published; rows
+    and refused, how many; repeated, where a row came twice. Of a file besides: file; republished, the digest of the
+    version that was taken in before, where it was another one. Without rows it is the proof that there are none.
     """
 
     span: Span
@@ -51,7 +55,11 @@ class Fetched(Struct, frozen=True, kw_only=True):
 
 
 class Source(Protocol):
-    """One way to ask for the past. Raises Unavailable, Throttled (retry_after_s) and BadQuery like all adapters."""
+    """One way to ask for the past. Raises Unavailable, Throttled (retry_after_s) and BadQuery like all adapters.
+
+    Unavailable was tried again before it rises; asking another source, or this one after retry_after_s, is left.
+    Corrupt: an archive whose checksum does not fit, with evidence; nothing of that file was handed over.
+    """
 
     @property
     def name(self) -> str:
@@ -66,10 +74,23 @@ class Source(Protocol):
         """The rows of the offer's span, piece by piece in order of time; the pieces' spans partition it.
 
         Bounded memory whatever the span. origin: prefix of the rows' origin, such as job:ID. A piece is handed over
-        only when it is whole: what was handed over need not be asked for again.
+        only when it is whole: what was handed over need not be asked for again. The offer may have been cut: any part
+        of its span will do. Close the iterator (aclose) when leaving early.
         """
         ...
 
     async def close(self) -> None:
         """Let go of connections."""
+        ...
+
+
+class Digests(Protocol):
+    """Which version of each archive file was taken in: what tells a file that was published again."""
+
+    async def digest_of(self, path: str) -> str | None:
+        """SHA-256 of the version taken in last; None where none was."""
+        ...
+
+    async def keep_digest(self, path: str, sha256: str, at_ms: int) -> None:
+        """This version of the file was taken in. Twice is once. Raises Unavailable."""
         ...

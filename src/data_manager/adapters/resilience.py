@@ -35,15 +35,23 @@ class Breaker:
         """As GET /health/connections shows it."""
         return {"state": self.state, "failures": self.failures, "reason": self.reason}
 
-    async def call(self, ask: Callable[[], Awaitable[T]]) -> T:
+    async def call(
+        self,
+        ask: Callable[[], Awaitable[T]],
+        *,
+        attempts: int | None = None,
+        wait_for: Callable[[Exception], bool | timedelta] | None = None,
+    ) -> T:
         """ask()'s answer, however long it takes. Only Unavailable is tried again; everything else rises at once.
 
         Waits grow from 0.1 s to wait_max_s with jitter; a longer retry_after_s of the other side is obeyed.
-        Cancel the task to give up.
+        Cancel the task to give up. attempts: then the last failure rises; None: never. wait_for: after which failures
+        to try again, and after how long at least; where waiting is somebody else's work, say.
         """
         async for attempt in stamina.retry_context(
-            on=_wait_for, attempts=None, timeout=None, wait_initial=0.1, wait_max=self._wait_max_s, wait_jitter=0.2
-        ):
+            on=wait_for or patiently, attempts=attempts, timeout=None, wait_initial=0.1, wait_max=self._wait_max_s,
+            wait_jitter=0.2,
+        ):  # fmt: skip
             with attempt:
                 if self.state == "open":
                     self.state = "half-open"
@@ -65,7 +73,8 @@ class Breaker:
         return answer
 
 
-def _wait_for(error: Exception) -> bool | timedelta:
+def patiently(error: Exception) -> bool | timedelta:
+    """Try again whatever Unavailable it was, not before the other side's retry_after_s."""
     if isinstance(error, Unavailable):
         return timedelta(seconds=error.retry_after_s) if error.retry_after_s > 1 else True
     return False

@@ -4,14 +4,15 @@
     key      7 8 9 12 3 4 1 2 5       ascending inside a series
     price    …                        one column per field of the dataset
 
-pack() turns events into a settled batch; settle() sorts and leaves one row per key, by the dataset's Keep rule. Every
-batch that leaves this module is sorted by series and key and holds no key twice.
+pack() turns events into a settled batch, checked() columns that came as such; settle() sorts and leaves one row per
+key, by the dataset's Keep rule. Every batch that leaves this module is sorted by series and key and holds no key twice.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Context, Decimal
 from functools import cached_property
+from itertools import islice
 from operator import attrgetter
 from typing import Any
 
@@ -115,17 +116,30 @@ def pack(dataset: Dataset, market: str, events: Sequence[Event], received_ms: Se
     columns, broken = _columns(dataset, events)
     columns["received_ms"] = Ints(np.array(received_ms, np.int64))
     columns["origin"] = Texts.constant(origin, len(events))
-    refused = [Refused(row, _invalid(dataset, name, events[row], rule)) for row, (name, rule) in broken.items()]
-    for rule in dataset.rules:
-        for row in np.flatnonzero(rule.broken(columns)).tolist():
-            if row not in broken:
-                broken[row] = (rule.field, rule.text)
-                refused.append(Refused(row, _invalid(dataset, rule.field, events[row], rule.text)))
     series, codes = _series(dataset, market, events)
-    batch = Batch(dataset, series, codes, columns)
-    if broken:
-        kept = np.ones(len(events), np.bool_)
-        kept[list(broken)] = False
+    return checked(Batch(dataset, series, codes, columns), broken, lambda row, name: getattr(events[row], name))
+
+
+Told = Callable[[int, str], object]
+"""What the sender of a row said of a column: row and column in, the value as it came out."""
+
+
+def checked(batch: Batch, broken: Mapping[int, tuple[str, str]], told: Told, refused_max: int | None = None) -> Packed:
+    """Those rows of a batch that can be facts, settled. Any order of rows will do, and any key may stand there twice.
+
+    broken: by row, the column whose value it could not hold and the rule for such values. The rules of the dataset are
+    applied here. refused_max: at most so many are told; all are left out.
+    """
+    wrong = dict(broken)
+    for rule in batch.dataset.rules:
+        for row in np.flatnonzero(rule.broken(batch.columns)).tolist():
+            wrong.setdefault(row, (rule.field, rule.text))
+    refused = [
+        Refused(row, _invalid(batch, row, name, rule, told)) for row, (name, rule) in islice(wrong.items(), refused_max)
+    ]
+    if wrong:
+        kept = np.ones(len(batch), np.bool_)
+        kept[list(wrong)] = False
         batch = batch.take(kept)
     settled = settle(batch)
     return Packed(settled, len(batch) - len(settled), refused)
@@ -159,10 +173,11 @@ def build(field: Field, values: Sequence[Any]) -> tuple[Column, dict[int, str]]:
             return Floats.of(values), {}
 
 
-def _invalid(dataset: Dataset, name: str, event: Event, rule: str) -> Invalid:
-    interval = getattr(event, "interval", None)
-    subject = f"{dataset.name} {event.symbol}{f' {interval}' if interval else ''} {getattr(event, dataset.key[0])}"
-    why = Invalid(name, getattr(event, name), rule)
+def _invalid(batch: Batch, row: int, name: str, rule: str, told: Told) -> Invalid:
+    series = batch.series[batch.codes[row]]
+    interval = f" {series.interval}" if series.interval else ""
+    subject = f"{series.dataset} {series.symbol}{interval} {told(row, batch.dataset.key[0])}"
+    why = Invalid(name, told(row, name), rule)
     why.args = (f"{subject}: {why.args[0]}",)
     return why
 

@@ -17,6 +17,8 @@ DataManagerError
 └── BadSetting     the operator's                            name the variable and the fix, exit
 """
 
+from collections.abc import Mapping
+
 
 class DataManagerError(Exception):
     """Root of every error this project raises on purpose."""
@@ -92,7 +94,14 @@ class StoreLocked(Conflict):
 
 
 class Corrupt(DataManagerError):
-    """Stored bytes do not match their checksum or layout. Never serve them as good."""
+    """Stored bytes do not match their checksum or layout. Never serve them as good.
+
+    evidence: what was read and what was promised, where that is worth keeping.
+    """
+
+    def __init__(self, message: str, *, evidence: Mapping[str, str | int | None] | None = None) -> None:
+        super().__init__(message)
+        self.evidence = dict(evidence or {})
 
 
 class BadQuery(DataManagerError):
