@@ -116,7 +116,9 @@ def _holes(truth: Truth) -> APIRoute:
 def _run(truth: Truth) -> APIRoute:
     async def run(request: Request) -> Reply:
         series, span, full = wanted(await body_of(request), truth.market)
-        return _outcome(await truth.require_desk().ask(series, span, full=full))
+        asked = await truth.require_desk().ask(series, span, full=full)
+        await truth.conditions.refresh(at_once=True)
+        return _outcome(asked)
 
     return PostEndpoint(
         "/audit/run", run, name="audit_run", operation_id="post_audit_run", tags=["truth"],
@@ -136,7 +138,9 @@ def _status(truth: Truth) -> APIRoute:
         number = request.path_params["run"]
         if not (number.isascii() and number.isdigit() and len(number) < 10):
             raise BadQuery("run", number[:64], "must be the number of an audit that was asked for")
-        return _outcome(await truth.require_desk().outcome(int(number)))
+        asked = await truth.require_desk().outcome(int(number))
+        await truth.conditions.refresh(at_once=True)
+        return _outcome(asked)
 
     return Endpoint(
         "/audit/runs/{run}", status, name="audit_status", operation_id="get_audit_run", tags=["truth"],

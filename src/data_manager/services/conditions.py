@@ -111,10 +111,13 @@ class Conditions:
         else:
             self._reason = None
 
-    async def refresh(self) -> None:
-        """Learn what the auditor entered since, unless that was asked for within a second."""
+    async def refresh(self, *, at_once: bool = False) -> None:
+        """Learn what the auditor entered since, unless that was asked for within a second.
+
+        at_once: in any case, so that who was told that an audit is done finds what it entered.
+        """
         asked_s = self._clock.monotonic_s()
-        if asked_s - self._learnt_s < _REFRESH_S:
+        if asked_s - self._learnt_s < _REFRESH_S and not at_once:
             return
         versions = await self._truth.truth_versions()
         stale = [name for name, version in versions.items() if self._version(name) != version]
