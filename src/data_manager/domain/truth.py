@@ -5,6 +5,7 @@ from msgspec import Struct
 from data_manager.domain.condition import Flaw
 from data_manager.domain.coverage import Audited
 from data_manager.domain.ledger import LedgerEntry
+from data_manager.domain.retention import LetGo
 
 
 class Mark(Struct, frozen=True, kw_only=True):
@@ -26,7 +27,8 @@ class Mark(Struct, frozen=True, kw_only=True):
 class SeriesTruth(Struct, frozen=True, kw_only=True):
     """All of one series. version: one more at each change, 0 when nothing was ever entered.
 
-    Coverage and holes are disjoint and in order of time; holes are live and healed ones.
+    Coverage and holes are disjoint and in order of time; holes are live and healed ones. let_go: rows that were held
+    and went by retention; in order of time and disjoint.
     """
 
     series: str
@@ -34,11 +36,12 @@ class SeriesTruth(Struct, frozen=True, kw_only=True):
     mark: Mark | None = None
     coverage: tuple[Audited, ...] = ()
     flaws: tuple[Flaw, ...] = ()
+    let_go: tuple[LetGo, ...] = ()
     holes: tuple[LedgerEntry, ...] = ()
 
 
 class TruthChange(Struct, frozen=True, kw_only=True):
-    """What an audit changes. version: the one it started from; where another came first nothing is entered.
+    """What an audit, or retention, changes. version: the one it started from; where another came first nothing is entered.
 
     entries: entries of the ledger that are new or differ; absorbed: ids of entries that are no more.
     """
@@ -48,5 +51,6 @@ class TruthChange(Struct, frozen=True, kw_only=True):
     mark: Mark
     coverage: tuple[Audited, ...]
     flaws: tuple[Flaw, ...] = ()
+    let_go: tuple[LetGo, ...] = ()
     entries: tuple[LedgerEntry, ...] = ()
     absorbed: tuple[str, ...] = ()

@@ -33,6 +33,30 @@ def make_table(name: str, columns: Sequence[sa.Column[Any]], *, indexes: Indexes
             op.create_index(index, name, list(of), unique=index in unique)
 
 
+def add_column(name: str, column: sa.Column[Any]) -> None:
+    """The column in the table, made unless it is there."""
+    if column.name not in _columns(name):
+        op.add_column(name, column)
+
+
+def drop_column(name: str, column: str) -> None:
+    """The table without that column, whether it had it or not."""
+    if column in _columns(name):
+        op.drop_column(name, column)
+
+
+def add_index(index: str, name: str, of: Sequence[str]) -> None:
+    """The index on the table, made unless it is there."""
+    if index not in {held["name"] for held in _look().get_indexes(name)}:
+        op.create_index(index, name, list(of))
+
+
+def drop_index(index: str, name: str) -> None:
+    """The table without that index, whether it had it or not."""
+    if index in {held["name"] for held in _look().get_indexes(name)}:
+        op.drop_index(index, name)
+
+
 def unmake_table(name: str, *, ours: Sequence[str], indexes: Iterable[str] = ()) -> None:
     """Undo make_table. A table that holds rows stays: it loses only these columns of ours and these indexes."""
     if not _look().has_table(name):

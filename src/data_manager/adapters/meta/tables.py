@@ -26,7 +26,7 @@ from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.sql.dml import Insert
 from sqlalchemy.types import TypeDecorator
 
-REVISION: Final = "0013"
+REVISION: Final = "0015"
 """The revision these tables belong to: the newest of migrations/versions."""
 
 MYSQL: Final[dict[str, Any]] = {
@@ -150,6 +150,7 @@ coverage = Table(
     Column("rows_before", BigInteger, nullable=False),
     Column("spans", BYTES, nullable=False),  # JSON: what was audited, when, by which rules, with what result
     Column("flaws", BYTES, nullable=False),  # JSON: what was found besides holes
+    Column("let_go", BYTES),  # JSON: rows that went by retention; null: none
     **MYSQL,
 )
 
@@ -191,6 +192,44 @@ certificates = Table(
     Column("body", BYTES, nullable=False),  # JSON: the whole certificate
     Index("idx_certificates_series", "series", "issued_ms", "id"),
     Index("idx_certificates_issued", "issued_ms", "id"),
+    **MYSQL,
+)
+
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("id", String(32), primary_key=True),  # see domain/alert.py
+    Column("kind", String(32), nullable=False),
+    Column("series", String(128)),
+    Column("stream", String(64)),
+    Column("severity", String(16), nullable=False),
+    Column("since_ms", BigInteger, nullable=False),
+    Column("newest_ms", BigInteger, nullable=False),
+    Column("count", BigInteger, nullable=False),
+    Column("text", String(1000), nullable=False),
+    Column("evidence", Text, nullable=False),  # a JSON object
+    Column("episode", BigInteger, nullable=False),
+    Column("fired_ms", BigInteger, nullable=False),
+    Column("told_ms", BigInteger, nullable=False),
+    Column("resolved_ms", BigInteger),
+    Column("untold", String(16)),
+    Index("idx_alerts_fired", "fired_ms", "id"),
+    Index("idx_alerts_resolved", "resolved_ms"),
+    Index("idx_alerts_untold", "untold"),
+    Index("idx_alerts_series", "series", "fired_ms"),
+    **MYSQL,
+)
+
+alert_messages = Table(
+    "alert_messages",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("due_ms", BigInteger),  # when something is to be delivered; null: nothing any more
+    Column("body", BYTES, nullable=False),  # JSON: the whole message, see domain/alert.py
+    Index("idx_alert_messages_at", "at_ms", "id"),
+    Index("idx_alert_messages_due", "due_ms"),
     **MYSQL,
 )
 

@@ -24,6 +24,7 @@ from data_manager.domain.condition import Flaw
 from data_manager.domain.coverage import Audited
 from data_manager.domain.errors import BadQuery, Conflict, Corrupt
 from data_manager.domain.ledger import HoleState, LedgerEntry, Step
+from data_manager.domain.retention import LetGo
 from data_manager.domain.span import Span
 from data_manager.domain.truth import Mark, SeriesTruth, TruthChange
 
@@ -32,6 +33,7 @@ _IN_TIME: Final = (holes.c.series, holes.c.start_ms, holes.c.id)
 _NEWEST_FIRST: Final = (certificates.c.issued_ms.desc(), certificates.c.id.desc())
 _SPANS = json.Decoder(tuple[Audited, ...])
 _FLAWS = json.Decoder(tuple[Flaw, ...])
+_GONE = json.Decoder(tuple[LetGo, ...])
 _STEPS = json.Decoder(tuple[Step, ...])
 _CERTIFICATE = json.Decoder(Certificate)
 _RENAMED: Final = {"after": "after_key", "before": "before_key"}
@@ -137,6 +139,7 @@ def _truth(row: Mapping[Any, Any], entries: tuple[LedgerEntry, ...]) -> SeriesTr
         mark=Mark(**{name: row[name] for name in Mark.__struct_fields__}),
         coverage=_decoded(_SPANS, row["spans"], what),
         flaws=_decoded(_FLAWS, row["flaws"], what),
+        let_go=() if row["let_go"] is None else _decoded(_GONE, row["let_go"], what),
         holes=entries,
     )
 
@@ -215,6 +218,7 @@ def _coverage_row(change: TruthChange) -> dict[str, Any]:
         **asdict(change.mark),
         "spans": json.encode(change.coverage),
         "flaws": json.encode(change.flaws),
+        "let_go": json.encode(change.let_go) if change.let_go else None,
     }
 
 

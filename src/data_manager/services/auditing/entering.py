@@ -6,9 +6,11 @@ from typing import Final
 from data_manager.domain.checks import Offence
 from data_manager.domain.condition import Flaw
 from data_manager.domain.continuity import Hole
-from data_manager.domain.coverage import Audited, Result, added
+from data_manager.domain.coverage import Audited, Result, added, without
+from data_manager.domain.datasets import DATASETS
 from data_manager.domain.ledger import HoleState, LedgerEntry, moved
 from data_manager.domain.reconcile import ChangeKind, reconciled
+from data_manager.domain.retention import LetGo, grown, spans_of, still_gone, unexplained
 from data_manager.domain.span import Span, difference, intersection
 from data_manager.domain.time import MINUTE_MS
 from data_manager.domain.truth import Mark, SeriesTruth, TruthChange
@@ -31,6 +33,7 @@ class Entering:
         self.coverage: Sequence[Audited] = truth.coverage
         self.flaws = list(truth.flaws)
         self.lifted: list[Flaw] = []  # flaws that are no more
+        self.let_go = truth.let_go
         self.judged_until_ms: int | None = None
         self._truth = truth
         self._now_ms = now_ms
@@ -45,12 +48,27 @@ class Entering:
         return sorted(self._ledger.values(), key=lambda entry: entry.start_ms)
 
     def enter(self, span: Span, holes: Sequence[Hole]) -> None:
-        """What an audit found in the span it could speak for."""
-        near = [one for one in self._ledger.values() if one.start_ms <= span.end_ms and one.end_ms >= span.start_ms]
-        if near or holes:
-            self._reconcile(near, span, holes)
-        self._cover(_results(span, holes, self._audited_ms))
+        """What an audit found in the span it could speak for. What went by retention is no hole."""
+        if self.let_go:
+            gone = self.let_go
+            self.let_go = still_gone(gone, span, holes)
+            holes = unexplained(holes, gone, DATASETS[self._truth.series.split(".")[1]].continuity)
+        spans = spans_of(self.let_go)
+        for part in difference([span], spans):
+            self._reconcile(part, [one for one in holes if one.start_ms < part.end_ms and one.end_ms > part.start_ms])
+        self._cover(without(_results(span, holes, self._audited_ms), spans))
         self.judged_until_ms = max(span.end_ms, self.judged_until_ms or span.end_ms)
+
+    def enter_let_go(self, gone: LetGo) -> None:
+        """These rows went by retention: nothing else is said of them any more."""
+        self.let_go = grown(self.let_go, [gone])
+        spans = spans_of(self.let_go)
+        self.coverage = without(self.coverage, spans)
+        self.lifted += [one for one in self.flaws if not difference([Span(one.start_ms, one.end_ms)], spans)]
+        self.flaws = [one for one in self.flaws if one not in self.lifted]
+        for entry in self.ledger:
+            if not difference([entry.span], spans):
+                del self._ledger[entry.id]
 
     def enter_unknown(self, span: Span) -> None:
         """The audit of the span could not be done."""
@@ -94,6 +112,7 @@ class Entering:
             mark=mark,
             coverage=tuple(self.coverage),
             flaws=tuple(self.flaws),
+            let_go=self.let_go,
             entries=tuple(self._written.values()),
             absorbed=tuple(self.before.keys() - self._ledger.keys()),
         )
@@ -106,13 +125,15 @@ class Entering:
             mark=mark,
             coverage=tuple(self.coverage),
             flaws=tuple(self.flaws),
+            let_go=self.let_go,
             holes=tuple(self.ledger),
         )
 
     def _cover(self, pieces: Sequence[Audited]) -> None:
         self.coverage = added(self.coverage, pieces)
 
-    def _reconcile(self, near: Sequence[LedgerEntry], span: Span, holes: Sequence[Hole]) -> None:
+    def _reconcile(self, span: Span, holes: Sequence[Hole]) -> None:
+        near = [one for one in self._ledger.values() if one.start_ms <= span.end_ms and one.end_ms >= span.start_ms]
         for change in reconciled(near, span, holes, series=self._truth.series, now_ms=self._now_ms):
             for old in change.absorbed:
                 self._ledger.pop(old, None)
