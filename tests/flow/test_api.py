@@ -222,7 +222,7 @@ async def test_candles_have_the_shape_of_the_contract(client: httpx2.AsyncClient
     assert body["data"][1] == row
     assert (body["pair"], body["period"]) == ("BTCUSDT", "1m")
     assert body["metadata"] == {
-        "data_completeness": None, "completeness": None, "last_updated": row["timestamp"], "source": "memory",
+        "data_completeness": None, "last_updated": row["timestamp"], "source": "memory",
         "collection": "candles_BTCUSDT_1m", "series": "um.candle.BTCUSDT.1m", "records_returned": 2,
     }  # fmt: skip
     assert body["parameters"] == {
@@ -278,7 +278,7 @@ async def test_depth_asked_for_a_pair_alone_is_the_newest_book(own: httpx2.Async
             "last_update_id": 2,
         },
         "metadata": {
-            "data_completeness": None, "completeness": None, "timestamp": iso(BASE_MS + 2), "source": "memory",
+            "data_completeness": None, "timestamp": iso(BASE_MS + 2), "source": "memory",
             "collection": "depth_BTCUSDT", "series": "um.depth.BTCUSDT",
         },
         "coverage": [{

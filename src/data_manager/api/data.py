@@ -95,9 +95,9 @@ the cursor in the header `X-Next-Cursor`. Answers have an `ETag`; a request with
 changed.
 
 How complete it is, each answer says itself: `coverage` partitions the span it speaks of (see `GET /condition`), and
-`metadata.data_completeness` is covered / expected time of that span in per cent, or null where nobody knows. The
-headers `X-Data-Completeness` (as a fraction) and `X-Data-Condition` say the same in every format, and so does the
-schema of Arrow and Parquet.
+`metadata.data_completeness` is covered / expected time of that span, from 0 to 1, or null where nobody knows. The
+headers `X-Data-Completeness` and `X-Data-Condition` say the same in every format, and so does the schema of Arrow and
+Parquet.
 """
 _BOOK_DESCRIPTION = (
     "\nAsked for a `pair` alone (as JSON), the answer is the newest book held: `data` with `bids` and `asks`."

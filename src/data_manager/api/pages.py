@@ -13,7 +13,6 @@ from data_manager.api.routing import Header
 from data_manager.domain.condition import Condition as Word
 from data_manager.domain.condition import Range, share
 from data_manager.domain.dataset import Dataset
-from data_manager.domain.health import percent
 from data_manager.domain.span import Span
 from data_manager.domain.time import iso
 from data_manager.services.conditions import Condition
@@ -52,7 +51,7 @@ def document(facts: Facts) -> Written:
         "next_cursor": page.next_cursor,
     }
     metadata = {
-        **_completeness(facts.condition),
+        "data_completeness": facts.condition.completeness,
         "last_updated": None if page.newest_ms is None else iso(page.newest_ms),
         **_origin(facts.source, query, page.rows.dataset),
         "records_returned": len(page.rows),
@@ -99,7 +98,7 @@ def book(facts: Facts) -> Written:
         "pair": query.series.symbol,
         "data": {"bids": newest["bids"], "asks": newest["asks"], "last_update_id": newest["update_id"]},
         "metadata": {
-            **_completeness(facts.condition),
+            "data_completeness": facts.condition.completeness,
             "timestamp": newest["timestamp"],
             **_origin(facts.source, query, page.rows.dataset),
         },
@@ -115,7 +114,7 @@ def rows_alone(facts: Facts) -> Written:
     query, page = facts.query, facts.page
     notes = _origin(facts.source, query, page.rows.dataset)
     notes |= {
-        "completeness": json.encode(facts.condition.completeness).decode(),
+        "data_completeness": json.encode(facts.condition.completeness).decode(),
         "coverage": json.encode(range_facts(facts.condition.ranges)).decode(),
     }
     if page.newest_ms is not None:
@@ -124,12 +123,6 @@ def rows_alone(facts: Facts) -> Written:
         notes["next_cursor"] = page.next_cursor
     body = facts.form.encode(page.rows, notes)
     return Written(body, _tag(body, (page.next_cursor or "").encode(), notes["coverage"].encode()))
-
-
-def _completeness(condition: Condition) -> dict[str, float | None]:
-    """In per cent, as the predecessor had it, and as the fraction that /condition says."""
-    known = condition.completeness
-    return {"data_completeness": None if known is None else percent(known), "completeness": known}
 
 
 def range_facts(ranges: Sequence[Range]) -> list[dict[str, Any]]:

@@ -109,8 +109,7 @@ def page(dataset: Dataset, source: str) -> tuple[Schema, Schema]:
         "values": [row_example],
         "data": [row_example],
         "metadata": {
-            "data_completeness": 100.0,
-            "completeness": 1.0,
+            "data_completeness": 1.0,
             "last_updated": _TIME,
             "source": source,
             "collection": collection,
@@ -133,13 +132,12 @@ def _object(**properties: Schema) -> Schema:
     return {"type": "object", "properties": properties, "required": list(properties)}
 
 
-_PERCENT: Schema = {
+_FRACTION: Schema = {
     "type": ["number", "null"],
     "minimum": 0,
-    "maximum": 100,
-    "description": "Covered / expected time of the span the answer speaks of, in per cent; null: nobody knows.",
+    "maximum": 1,
+    "description": "Covered / expected time of the span the answer speaks of; null: nobody knows.",
 }
-_FRACTION: Schema = {**_PERCENT, "maximum": 1, "description": "The same as a fraction."}
 _COVERAGE: Schema = {
     "type": "array",
     "description": "Partitions the span the answer speaks of; empty where it speaks of none.",
@@ -151,8 +149,7 @@ _COVERAGE: Schema = {
     ),
 }
 _METADATA = _object(
-    data_completeness=_PERCENT,
-    completeness=_FRACTION,
+    data_completeness=_FRACTION,
     last_updated={**_NULLABLE_TEXT, "description": "Time of the newest row held of this series; null: none is held."},
     source={"type": "string", "description": "Kind of store."},
     collection={"type": "string", "description": "The predecessor's name of the series."},
@@ -180,8 +177,7 @@ BOOK = _object(
         source={"type": "string"},
         collection={"type": "string"},
         series={"type": "string"},
-        data_completeness=_PERCENT,
-        completeness=_FRACTION,
+        data_completeness=_FRACTION,
     ),
     coverage=_COVERAGE,
     parameters={"type": "object"},
