@@ -211,8 +211,12 @@ def joined(batches: Sequence[Batch]) -> Batch:
         return batches[0]
     series = tuple(sorted({one for batch in batches for one in batch.series}))
     position = {one: code for code, one in enumerate(series)}
-    codes = np.concatenate(
-        [np.array([position[one] for one in batch.series], np.int32)[batch.codes] for batch in batches]
+    codes = (
+        np.zeros(sum(map(len, batches)), np.int32)
+        if len(series) == 1
+        else np.concatenate(
+            [np.array([position[one] for one in batch.series], np.int32)[batch.codes] for batch in batches]
+        )
     )
     columns: dict[str, Column] = {
         name: type(column).joined([batch.columns[name] for batch in batches])

@@ -37,7 +37,10 @@ def spikes(prices: Floats, z_max: float = 12.0, fraction_min: float = 0.02) -> M
     real = np.flatnonzero(prices > 0)
     if len(real) < 2 * REACH + 1:
         return blamed
-    logs = np.log(prices[real])
+    found = prices[real]
+    if found.max() <= found.min() * (1 + fraction_min):
+        return blamed  # as in most minutes of most markets
+    logs = np.log(found)
     least = float(np.log1p(fraction_min))
     centre = np.clip(np.arange(len(logs)), REACH, len(logs) - 1 - REACH)
     suspects = np.flatnonzero(_width(logs)[centre - REACH] > least)

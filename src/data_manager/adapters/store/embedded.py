@@ -31,14 +31,14 @@ from data_manager.adapters.store.accepting import NO_KEY, Accepted, accept
 from data_manager.adapters.store.answering import SegmentStore, chunk_batch
 from data_manager.adapters.store.cache import NotCached
 from data_manager.adapters.store.folding import Folded, NewChunk, cut, fold
-from data_manager.adapters.store.reading import ChunkRef, Load, Question, Segment, read
+from data_manager.adapters.store.reading import ChunkRef, Load, Question, Segment, clusters, read
 from data_manager.adapters.store.recent import Recent
 from data_manager.adapters.store.rows import Catalog, pack_rows, unpack_rows
 from data_manager.domain.batch import Batch, empty
 from data_manager.domain.dataset import Dataset, Series
 from data_manager.domain.errors import DataManagerError, Unavailable
 from data_manager.domain.span import Span
-from data_manager.ports import Receipt
+from data_manager.ports import Extent, Receipt
 
 _log = structlog.get_logger(__name__)
 _BEHIND = 4  # so many times what makes a fold due may wait, in one dataset or of all bytes: then appends wait for it
@@ -319,6 +319,13 @@ class EmbeddedStore(SegmentStore):
             except NotCached:
                 pass  # a chunk has to be fetched: not on the event loop
         return await super()._answer(series, question)
+
+    async def extent(self, series: Series) -> Extent | None:
+        """See SeriesStore.extent. Bounds are in memory; rows have to be looked at only where pieces overlap."""
+        groups = clusters(self._segments(series))
+        if all(len(group) == 1 for group in groups):
+            return self._extent(series)
+        return await super().extent(series)
 
     def _cached(self, series: Series) -> Load:
         dataset = self._datasets[series.dataset]

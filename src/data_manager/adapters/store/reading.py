@@ -52,12 +52,12 @@ class Question(Struct, frozen=True, kw_only=True):
 def read(dataset: Dataset, series: Series, segments: Sequence[Segment], load: Load, question: Question) -> Batch:
     """The rows that answer the question, in the order it asks for."""
     names = list(question.columns or [field.name for field in dataset.fields])
-    needed = names if len(segments) == 0 else [*dict.fromkeys((*names, *_to_settle(dataset)))]
+    placed = [*dict.fromkeys((*names, *dataset.key, dataset.time))]
     found: list[Batch] = []
     missing = None if question.limit is None else question.offset + question.limit
     wanted = [segment for segment in segments if _may_hold(segment, question)]
     for cluster in _in_order(clusters(wanted), question.descending):
-        rows = _filtered(_settled([_rows(segment, needed, load) for segment in cluster]), question)
+        rows = _filtered(_settled(dataset, cluster, placed, load), question)
         found.append(rows)
         if missing is not None:
             missing -= len(rows)
@@ -93,9 +93,9 @@ def _range(segment: Segment) -> tuple[int, int]:
 
 
 def _to_settle(dataset: Dataset) -> list[str]:
-    """Columns needed to order rows and to tell which of two with one key stays."""
+    """Columns needed, besides key and time, to tell which of two rows with one key stays."""
     final = ["event_ms", "origin"] if dataset.on_conflict is Keep.FINAL else []
-    return [*dataset.key, dataset.time, *final, *([dataset.live] if dataset.live else [])]
+    return [*final, *([dataset.live] if dataset.live else [])]
 
 
 def _may_hold(segment: Segment, question: Question) -> bool:
@@ -117,8 +117,12 @@ def _rows(segment: Segment, names: Sequence[str], load: Load) -> Batch:
     return load(segment, names) if isinstance(segment, ChunkRef) else segment.select(names)
 
 
-def _settled(parts: list[Batch]) -> Batch:
-    return parts[0] if len(parts) == 1 else settle(joined(parts))
+def _settled(dataset: Dataset, cluster: list[Segment], names: Sequence[str], load: Load) -> Batch:
+    """The named columns of a cluster's rows. One segment is settled as it is: who looks at keys reads nothing else."""
+    if len(cluster) == 1:
+        return _rows(cluster[0], names, load)
+    needed = [*dict.fromkeys((*names, *_to_settle(dataset)))]
+    return settle(joined([_rows(segment, needed, load) for segment in cluster])).select(names)
 
 
 def _filtered(rows: Batch, question: Question) -> Batch:

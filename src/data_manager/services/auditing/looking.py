@@ -46,6 +46,7 @@ LIVE_WITHIN_MS: Final = DAY_MS
 _SCHEDULE_GRACE_MS: Final = HOUR_MS  # the venue publishes a settlement some time after it
 _WIDER: Final = 5  # so much wider are rows with all that is checked than keys alone
 _PAGE_LEAST: Final = 90
+_FEW: Final = 2_000  # rows that came since the last audit are seldom more, and are read at once where they are at hand
 _IN_A_THREAD: Final = 50_000  # rows whose judgement would hold up the event loop
 
 
@@ -123,13 +124,19 @@ class Looking:
         late = isinstance(DATASETS[series.dataset].continuity, Schedule)
         return now_ms - (max(self._grace_ms, _SCHEDULE_GRACE_MS) if late else self._grace_ms)
 
-    async def page(self, series: Series, names: Sequence[str], anchor_key: int | None) -> tuple[Batch, bool]:
-        """Rows from the anchor on, and whether these are the last."""
+    async def page(
+        self, series: Series, names: Sequence[str], anchor_key: int | None, few: int | None = None
+    ) -> tuple[Batch, bool]:
+        """Rows from the anchor on, and whether these are the last. few: how many there will be, most likely."""
         limit = None
         if len(DATASETS[series.dataset].key) == 1 and not reread_whole(series):
             wide = len(names) > len(DATASETS[series.dataset].audited_columns)
             limit = max(self._page_rows // _WIDER, _PAGE_LEAST) if wide else self._page_rows
         after = None if anchor_key is None else anchor_key - 1
+        if few is not None and limit is not None and few < limit:
+            rows = await self._store.scan(series, None, columns=names, limit=few, after=after)
+            if len(rows) < few:
+                return rows, True
         rows = await self._store.scan(series, None, columns=names, limit=limit, after=after)
         return rows, limit is None or len(rows) < limit
 
@@ -224,7 +231,7 @@ class Walk:
     async def since(self, mark: Mark) -> bool:
         """Audit what came since the mark; False when that is not all that changed."""
         anchor = mark.anchor_key
-        rows, last = await self._looking.page(self.series, self.names, anchor)
+        rows, last = await self._looking.page(self.series, self.names, anchor, _FEW)
         held = int((rows.key <= self.extent.last_key).sum())
         moved = bracketed(DATASETS[self.series.dataset].continuity) and rows.key[:1].tolist() != [anchor]
         if not last or not held or moved or self.extent.rows - held != mark.rows_before:
