@@ -1,0 +1,207 @@
+"""One job at work: each stretch that is not finished is planned, fetched piece by piece, appended, and noted.
+
+    remaining ── plan ──> steps ── Source.fetch ──> pieces ── append (durable) ──> noted in the job (durable)
+
+Killed between the two, a piece is asked for again and its rows are duplicates: nothing twice, nothing missing. What
+nobody offers fails the job in the end, for a job that is completed has asked for all of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing
+from functools import reduce
+from typing import Final
+
+from data_manager.domain import job as jobs
+from data_manager.domain.batch import Batch
+from data_manager.domain.dataset import parse_series
+from data_manager.domain.datasets import DATASETS
+from data_manager.domain.errors import Conflict, DataManagerError, Unavailable
+from data_manager.domain.job import Choice, Job, JobState, Piece
+from data_manager.domain.span import Span, difference
+from data_manager.domain.time import iso
+from data_manager.ports import Clock, DeadLetter, LeaseLost, Receipt
+from data_manager.ports_jobs import JobStore
+from data_manager.ports_source import Fetched, Wanted
+from data_manager.services.backfilling.choosing import Plan, Step
+from data_manager.services.backfilling.lacking import Edge, edge_of, lacking
+
+Append = Callable[[Batch], Awaitable[Receipt]]
+KeepDead = Callable[[list[DeadLetter]], Awaitable[None]]
+
+PIECE_S: Final = 900.0
+"""So long a source may take for one piece, waiting for its own limits included."""
+
+_ROWS_AT_ONCE: Final = 20_000  # appended: live rows get their turn between
+_NOTE_S: Final = 0.5  # pieces that come faster are noted together
+_BEAT_S: Final = 10.0
+_CONFLICTS_MAX: Final = 20
+
+
+class SourceFailed(Exception):
+    """A source raised what the cause says: the job's trouble, not ours."""
+
+
+class NotOffered(Exception):
+    """No source can be asked for a part, at least not now."""
+
+
+class Run:
+    """The work at one job that was started. job: as it stands."""
+
+    def __init__(
+        self, job: Job, store: JobStore, plan: Plan, append: Append, keep_dead: KeepDead, clock: Clock
+    ) -> None:
+        self.job = job
+        self._series = parse_series(job.series, DATASETS, "")
+        self._owner = job.owner
+        self._store = store
+        self._plan = plan
+        self._append = append
+        self._keep_dead = keep_dead
+        self._clock = clock
+        self._pieces: list[Piece] = []  # finished, not noted yet
+        self._noted_s = clock.monotonic_s()
+
+    async def all(self) -> None:
+        """Everything that is wanted, also what somebody adds meanwhile; the job is completed then.
+
+        Raises SourceFailed and NotOffered; Conflict when the job is not ours any more; and what the stores raise.
+        """
+        missed: list[Span] = []
+        while left := difference(self.job.remaining, missed):
+            for span in left:
+                missed += await self._stretch(span)
+            await self._note(everything=True)
+        if missed:
+            named = ", ".join(f"{iso(one.start_ms)} to {iso(one.end_ms)}" for one in missed[:3])
+            raise NotOffered(f"no {_who(self.job.source)} offers {self.job.series} from {named}")
+        await self._keep(lambda one: jobs.completed(one, self._clock.now_ms()))
+
+    async def keep(self, step: Callable[[Job], Job]) -> None:
+        """How it ended; what is finished is noted first."""
+        await self._note(everything=True)
+        await self._keep(step)
+
+    async def beat(self) -> None:
+        """Say now and then that we are at work, until cancelled. Raises Conflict when the job is not ours any more."""
+        while True:
+            await self._clock.sleep(_BEAT_S)
+            await self._keep(lambda one: jobs.beaten(one, self._clock.now_ms()))
+
+    async def _stretch(self, span: Span) -> list[Span]:
+        """Fetch one stretch; the parts of it nobody offers."""
+        wanted = self._wanted(span)
+        steps = self._plan(wanted, self._clock.now_ms(), self.job.source)
+        for step in steps:
+            async with aclosing(self._fetch(wanted, step)) as pieces:
+                await self._take(wanted, step, pieces)
+        return difference([span], (step.offer.span for step in steps))
+
+    async def _take(self, wanted: Wanted, step: Step, pieces: AsyncIterator[Fetched]) -> None:
+        before: Edge | None = None
+        async for fetched in pieces:
+            absent = lacking(self._series, wanted, step.offer, fetched, before, self._clock.now_ms())
+            before = edge_of(fetched, before)
+            receipt = await self._store_rows(fetched)
+            piece = Piece(
+                span=fetched.span,
+                fetched=len(fetched.rows),
+                new=receipt.new,
+                changed=receipt.changed,
+                duplicate=receipt.duplicate,
+                refused=len(fetched.refused),
+                coarse=step.offer.coarse and len(fetched.rows) > 0,
+                absent=absent,
+            )
+            self._pieces.append(piece)
+            await self._note()
+
+    def _wanted(self, span: Span) -> Wanted:
+        """Keys are meant where the stretch still reaches the row they are of."""
+        target = next(one for one in self.job.wanted if one.start_ms <= span.start_ms and span.end_ms <= one.end_ms)
+        after = target.after if span.start_ms == target.start_ms else None
+        before = target.before if span.end_ms == target.end_ms else None
+        return Wanted(series=self._series, span=span, after=after, before=before)
+
+    async def _fetch(self, wanted: Wanted, step: Step) -> AsyncGenerator[Fetched]:
+        """The pieces of a step. Raises SourceFailed for whatever the source raises on purpose."""
+        pieces = step.source.fetch(wanted, step.offer, f"job:{self.job.id}")
+        try:
+            while (fetched := await _next(pieces, step.offer.call)) is not None:
+                yield fetched
+        finally:
+            if isinstance(pieces, AsyncGenerator):
+                await pieces.aclose()
+
+    async def _store_rows(self, fetched: Fetched) -> Receipt:
+        receipt = Receipt()
+        for rows in _parts(fetched.rows):
+            receipt += await self._append(rows)
+        if fetched.refused:
+            await self._keep_dead([*self._dead(fetched)])
+        return receipt
+
+    def _dead(self, fetched: Fetched) -> Iterator[DeadLetter]:
+        now_ms = self._clock.now_ms()
+        request = str(fetched.evidence.get("request") or "")
+        for one in fetched.refused:
+            yield DeadLetter(
+                received_ms=now_ms,
+                subject=f"job.{self.job.id}",
+                reason=one.why.reason,
+                field=one.why.field,
+                message=str(one.why),
+                payload=f"{request}#{one.position}".encode(),
+            )
+
+    # ---- noting --------------------------------------------------------------------------------------------------
+
+    async def _note(self, *, everything: bool = False) -> None:
+        """Note in the job what is finished, when it is time to."""
+        now_s = self._clock.monotonic_s()
+        if not self._pieces or (not everything and now_s - self._noted_s < _NOTE_S):
+            return
+        pieces, self._pieces = self._pieces, []
+        self._noted_s, now_ms = now_s, self._clock.now_ms()
+        await self._keep(lambda one: reduce(lambda job, piece: jobs.advanced(job, piece, now_ms), pieces, one))
+
+    async def _keep(self, step: Callable[[Job], Job]) -> None:
+        """Keep the job after that step; where somebody else changed it meanwhile, the step is taken from there."""
+        for _ in range(_CONFLICTS_MAX):
+            try:
+                self.job = await self._store.keep_job(step(self.job))
+                return
+            except LeaseLost:
+                raise
+            except Conflict:
+                fresh = await self._store.job(self.job.id)
+                if fresh is None or fresh.state is not JobState.RUNNING or fresh.owner != self._owner:
+                    raise
+                self.job = fresh
+        raise Unavailable(f"job {self.job.id} is changed by others all the time")
+
+
+async def _next(pieces: AsyncIterator[Fetched], call: str) -> Fetched | None:
+    try:
+        async with asyncio.timeout(PIECE_S):
+            return await anext(pieces, None)
+    except DataManagerError as error:
+        raise SourceFailed(str(error)) from error
+    except TimeoutError:
+        away = Unavailable(f"{call} gave nothing for {PIECE_S:.0f} s")
+        raise SourceFailed(str(away)) from away
+
+
+def _parts(rows: Batch) -> Iterator[Batch]:
+    if len(rows) <= _ROWS_AT_ONCE:
+        yield rows
+        return
+    for at in range(0, len(rows), _ROWS_AT_ONCE):
+        yield rows.take(slice(at, at + _ROWS_AT_ONCE))
+
+
+def _who(choice: Choice) -> str:
+    return "source" if choice == "auto" else f"source {choice}"
