@@ -8,12 +8,13 @@ from typing import Protocol
 
 from data_manager.domain.certificate import Certificate
 from data_manager.domain.ledger import HoleState, LedgerEntry
+from data_manager.domain.life import SymbolLife
 from data_manager.domain.span import Span
 from data_manager.domain.truth import SeriesTruth, TruthChange
 
 
 class TruthStore(Protocol):
-    """Coverage, the hole ledger and certificates. Raises Unavailable and Corrupt like the rest of the metadata."""
+    """Coverage, the hole ledger, the lives of symbols and certificates. Raises Unavailable and Corrupt like the rest of the metadata."""
 
     async def truth_versions(self) -> Mapping[str, int]:
         """By id of every series ever audited, the version of what is known of it."""
@@ -43,6 +44,14 @@ class TruthStore(Protocol):
 
         span: only entries that share an instant with it.
         """
+        ...
+
+    async def lives(self) -> list[SymbolLife]:
+        """Of every symbol whose life somebody told, by market and symbol."""
+        ...
+
+    async def keep_lives(self, told: Sequence[SymbolLife]) -> None:
+        """Keep them, durable on return, each in the place of what was told before; older ones change nothing."""
         ...
 
     async def keep_certificate(self, certificate: Certificate) -> None:

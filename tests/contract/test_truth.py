@@ -15,15 +15,16 @@ from data_manager.adapters.meta.sql import SqlMetaStore, open_meta
 from data_manager.adapters.meta.tables import certificates as certificate_table
 from data_manager.adapters.meta.tables import coverage as coverage_table
 from data_manager.domain.certificate import Block, Certificate, Contents, KnownHole, id_of, issue
-from data_manager.domain.condition import Flaw
+from data_manager.domain.condition import Flaw, Life
 from data_manager.domain.continuity import Hole
 from data_manager.domain.coverage import Audited, Result
 from data_manager.domain.errors import BadQuery, Conflict, Corrupt
 from data_manager.domain.ledger import HoleState, LedgerEntry, Step, moved
+from data_manager.domain.life import SymbolLife
 from data_manager.domain.reconcile import after, reconciled
 from data_manager.domain.span import Span
 from data_manager.domain.truth import Mark, SeriesTruth, TruthChange
-from data_manager.ports import LeaseLost
+from data_manager.ports import Lease, LeaseLost
 from data_manager.ports_truth import TruthStore
 from tests.mysql_server import FreshDatabase
 
@@ -71,7 +72,7 @@ def certificate(series: str = MINUTE, issued_ms: int = NOW_MS, previous: str | N
     )  # fmt: skip
     holes = [KnownHole(1, 2, "open", None)]
     return issue(
-        contents, series=series, span=Span(0, 9), checks=["told_once"], holes=holes, rule_version=1, previous=previous, issued_ms=issued_ms
+        contents, series=series, span=Span(0, 9), checks=["told_once"], offences={"spike": 2}, condition={"good": 9}, holes=holes, rule_version=1, previous=previous, issued_ms=issued_ms
     )  # fmt: skip
 
 
@@ -149,6 +150,25 @@ async def test_pages_of_the_ledger(store: TruthStore) -> None:
     assert (some, total) == ([one for one in entries if one.state is not HoleState.OPEN], 20)
     with pytest.raises(BadQuery):
         await store.holes(limit=-1)
+
+
+async def test_of_the_lives_of_symbols_what_was_told_later_stands(store: SqlMetaStore) -> None:
+    def life(symbol: str, told_ms: int, *bounds: Any) -> SymbolLife:
+        return SymbolLife(market="um", symbol=symbol, life=Life(*bounds), source="exchangeInfo", told_ms=told_ms)
+
+    assert await store.lives() == []
+    first = [life("币安人生USDT", NOW_MS, 5, None, (Span(7, 9), Span(11, 12))), life("BTCUSDT", NOW_MS)]
+    await store.keep_lives(first)
+    await store.keep_lives(first)
+    assert await store.lives() == first[::-1]
+    await store.keep_lives([life("BTCUSDT", NOW_MS - 1, 3, 4), life("ETHUSDT", NOW_MS + 1, 0, 2**53)])
+    await store.keep_lives([])
+    later = life("币安人生USDT", NOW_MS + 1, 5, 99)
+    await store.keep_lives([later])
+    assert await store.lives() == [first[1], life("ETHUSDT", NOW_MS + 1, 0, 2**53), later]
+    gone = Lease(name="work", holder="nobody", epoch=1, term_s=5.0)
+    with pytest.raises(LeaseLost):
+        await store.fenced(gone).keep_lives([life("XRPUSDT", NOW_MS)])
 
 
 async def test_thousands_of_pieces_and_of_series_fit(store: TruthStore) -> None:

@@ -17,6 +17,7 @@ from data_manager.adapters.binance.wire import DATASET_OF, Decoder
 from data_manager.adapters.meta.sql import SqlMetaStore, open_meta
 from data_manager.adapters.store.embedded import EmbeddedStore
 from data_manager.domain.batch import STREAM, Batch, pack
+from data_manager.domain.condition import Life
 from data_manager.domain.coverage import Result
 from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import BY_EVENT, DATASETS
@@ -24,10 +25,12 @@ from data_manager.domain.errors import Corrupt, NotFound, Unavailable
 from data_manager.domain.events import BookTicker, Event, Number
 from data_manager.domain.finding import Finding, FindingKind, found
 from data_manager.domain.ledger import HoleState, LedgerEntry
+from data_manager.domain.life import SymbolLife
 from data_manager.domain.span import Span
 from data_manager.domain.truth import SeriesTruth
 from data_manager.ports import SeriesStore
 from data_manager.services.audit import Auditor
+from data_manager.services.conditions import Conditions
 from tests.contract.rows import BASE_MS, candle, depth_update, trade
 from tests.memory import MemoryStore
 from tests.truth import lines_of, path_of
@@ -638,3 +641,38 @@ def assert_exact(live: Sequence[LedgerEntry], held: Collection[int], since_ms: i
 
 
 _NAMES = iter(range(100, 10**6))
+
+
+# ── The life of a symbol ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def told(house: House, life: Life) -> SymbolLife:
+    return SymbolLife(market="um", symbol="BTCUSDT", life=life, source="exchangeInfo", told_ms=house.clock.now)
+
+
+async def test_nothing_is_missing_in_a_halt_nor_after_delisting(store: SeriesStore, meta: SqlMetaStore) -> None:
+    house = House(store, meta, at(200) + 10_000)
+    await house.hold(minutes(set(range(100)) - {20, 30, 31, 32, 33}))
+    halted = Life(at(0), at(120), (Span(at(30), at(34)),))
+    await meta.keep_lives([told(house, halted)])
+    assert await house.holes() == [(at(20), at(21)), (at(100), at(120))]
+    conditions = Conditions(meta, house.clock)
+    found = await conditions.condition_of(MINUTES, Span(at(-5), at(190)))
+    assert [(one.start_ms, one.condition.value, one.reason) for one in found.ranges] == [
+        (at(-5), "good", "not listed yet"), (at(0), "good", "audited"), (at(20), "known_hole", "open"),
+        (at(21), "good", "audited"), (at(30), "good", "halted"), (at(34), "good", "audited"),
+        (at(100), "known_hole", "open"), (at(120), "good", "delisted"),
+    ]  # fmt: skip
+    assert found.completeness == (120 - 4 - 1 - 20) / (120 - 4)
+    house.clock.now += 60_000
+    assert (await house.auditor.run()).rows == 0, "nothing of it is due any more"
+
+
+async def test_a_halt_that_is_told_later_ends_its_holes(store: SeriesStore, meta: SqlMetaStore) -> None:
+    house = House(store, meta, at(100) + 10_000)
+    await house.hold(minutes(set(range(100)) - {20, 30, 31, 32}))
+    assert await house.holes() == [(at(20), at(21)), (at(30), at(33))]
+    await meta.keep_lives([told(house, Life(halts=(Span(at(29), at(33)),)))])
+    house.clock.now += 1
+    assert await house.holes() == [(at(20), at(21))]
+    assert [one.open for one in house.told if one.start_ms == at(30)] == [True, False]

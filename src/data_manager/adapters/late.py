@@ -12,6 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
 
+from data_manager.domain.alert import Alert, Message
 from data_manager.domain.batch import Batch
 from data_manager.domain.certificate import Certificate
 from data_manager.domain.dataset import Series
@@ -19,6 +20,7 @@ from data_manager.domain.errors import Unavailable
 from data_manager.domain.finding import Finding, FindingKind
 from data_manager.domain.job import Job, JobState
 from data_manager.domain.ledger import HoleState, LedgerEntry
+from data_manager.domain.life import SymbolLife
 from data_manager.domain.span import Span
 from data_manager.domain.truth import SeriesTruth, TruthChange
 from data_manager.ports import (
@@ -35,6 +37,8 @@ from data_manager.ports import (
     SeriesStore,
     StoreSizes,
 )
+from data_manager.ports_alerts import LiveHoles, OpenFindings
+from data_manager.ports_health import AuditNote, Grain, HealthRow
 
 _log = structlog.get_logger(__name__)
 _WAIT_S, _WAIT_MAX_S = 0.2, 5.0
@@ -219,6 +223,14 @@ class LateMetadataStore(Late[MetadataStore]):
         """See TruthStore.holes."""
         return await self.it.holes(limit=limit, offset=offset, series=series, states=states, span=span)
 
+    async def lives(self) -> list[SymbolLife]:
+        """See TruthStore.lives."""
+        return await self.it.lives()
+
+    async def keep_lives(self, told: Sequence[SymbolLife]) -> None:
+        """See TruthStore.keep_lives."""
+        await self.it.keep_lives(told)
+
     async def keep_certificate(self, certificate: Certificate) -> None:
         """See TruthStore.keep_certificate."""
         await self.it.keep_certificate(certificate)
@@ -268,6 +280,72 @@ class LateMetadataStore(Late[MetadataStore]):
     async def prune_jobs(self, ended_max: int) -> int:
         """See JobStore.prune_jobs."""
         return await self.it.prune_jobs(ended_max)
+
+    async def keep_health(self, rows: Sequence[HealthRow]) -> None:
+        """See HealthLog.keep_health."""
+        await self.it.keep_health(rows)
+
+    async def health_rows(self, series: str, grain: Grain, span: Span) -> list[HealthRow]:
+        """See HealthLog.health_rows."""
+        return await self.it.health_rows(series, grain, span)
+
+    async def keep_notes(self, notes: Sequence[AuditNote]) -> None:
+        """See HealthLog.keep_notes."""
+        await self.it.keep_notes(notes)
+
+    async def notes(self, **which: Any) -> tuple[list[AuditNote], int]:
+        """See HealthLog.notes."""
+        return await self.it.notes(**which)
+
+    async def checked_slots(self, span: Span) -> list[int]:
+        """See HealthLog.checked_slots."""
+        return await self.it.checked_slots(span)
+
+    async def newest_note_ms(self, kind: str) -> int | None:
+        """See HealthLog.newest_note_ms."""
+        return await self.it.newest_note_ms(kind)
+
+    async def forget_health(self, *, hours_before_ms: int, before_ms: int, rows_max: int) -> int:
+        """See HealthLog.forget_health."""
+        return await self.it.forget_health(
+            hours_before_ms=hours_before_ms, before_ms=before_ms, rows_max=rows_max
+        )
+
+    async def open_findings(self) -> list[OpenFindings]:
+        """See AlertStore.open_findings."""
+        return await self.it.open_findings()
+
+    async def live_holes(self) -> list[LiveHoles]:
+        """See AlertStore.live_holes."""
+        return await self.it.live_holes()
+
+    async def keep_alerts(self, alerts: Sequence[Alert], messages: Sequence[Message]) -> None:
+        """See AlertStore.keep_alerts."""
+        await self.it.keep_alerts(alerts, messages)
+
+    async def alerts(self, **which: Any) -> tuple[list[Alert], int]:
+        """See AlertStore.alerts."""
+        return await self.it.alerts(**which)
+
+    async def alerts_to_judge(self, also: Sequence[str]) -> list[Alert]:
+        """See AlertStore.alerts_to_judge."""
+        return await self.it.alerts_to_judge(also)
+
+    async def messages(self, *, limit: int, offset: int = 0) -> tuple[list[Message], int]:
+        """See AlertStore.messages."""
+        return await self.it.messages(limit=limit, offset=offset)
+
+    async def messages_due(self, now_ms: int, limit: int) -> list[Message]:
+        """See AlertStore.messages_due."""
+        return await self.it.messages_due(now_ms, limit)
+
+    async def messages_made(self, since_ms: int) -> Mapping[str, int]:
+        """See AlertStore.messages_made."""
+        return await self.it.messages_made(since_ms)
+
+    async def forget_alerts(self, before_ms: int, messages_max: int) -> int:
+        """See AlertStore.forget_alerts."""
+        return await self.it.forget_alerts(before_ms, messages_max)
 
     async def healthy(self) -> bool:
         """See MetaStore.healthy. False while it is not there."""

@@ -20,7 +20,7 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
-from data_manager.domain.condition import Flaw
+from data_manager.domain.condition import EVER, Flaw, Life
 from data_manager.domain.continuity import MaxSilence, Sparse
 from data_manager.domain.dataset import Series, parse_series
 from data_manager.domain.datasets import DATASETS
@@ -103,6 +103,9 @@ class Auditor:
         self._turn = asyncio.Lock()
         self._known: dict[str, SeriesTruth] = {}
         self._seen: dict[str, Seen] = {}
+        self._lives: dict[tuple[str, str], Life] = {}  # by market and symbol
+        self._lives_known = False
+        self._other_life: set[str] = set()  # series to be looked at again for that
         self._open: dict[str, list[Finding]] | None = None  # that say what could not be audited, by series
 
     async def run(
@@ -132,6 +135,7 @@ class Auditor:
     async def _wanted(self, series: Sequence[Series] | None) -> list[Series]:
         held = await self._store.series()
         await self._refresh()
+        await self._learn_lives()
         if series is None:
             emptied = [one.series for one in self._known.values() if one.coverage]
             return sorted({*held, *(parse_series(name, DATASETS, "") for name in emptied)})
@@ -153,6 +157,16 @@ class Auditor:
                 self._seen.pop(name, None)
         for name in only:
             self._seen.pop(name, None)
+
+    async def _learn_lives(self) -> None:
+        """When rows can exist. Who is said to have lived otherwise is looked at from its first row on."""
+        told = {(one.market, one.symbol): one.life for one in await self._truth.lives()}
+        changed = {whose for whose in told.keys() | self._lives.keys() if told.get(whose) != self._lives.get(whose)}
+        if changed and self._lives_known:
+            self._other_life |= {
+                name for name in self._known if (name.split(".")[0], name.split(".")[2]) in changed
+            }
+        self._lives, self._lives_known = told, True
 
     # ---- one series ----------------------------------------------------------------------------------------------
 
@@ -179,9 +193,11 @@ class Auditor:
         self, looked: Looked, series: Series, truth: SeriesTruth, span: Span | None, full: bool, now_ms: int
     ) -> Exception | None:
         try:
+            life = self._lives.get((series.market, series.symbol), EVER)
             if span is not None:
-                await self._looking.within(looked, series, span, now_ms)
+                await self._looking.within(looked, series, span, now_ms, life)
                 return None
+            full = full or series.id in self._other_life
             sweep = truth.mark is not None and now_ms - truth.mark.swept_ms >= self._sweep_ms
             await self._looking.go_on(
                 looked,
@@ -191,6 +207,7 @@ class Auditor:
                 full=full or sweep,
                 values=full or not sweep,
                 seen=self._seen.get(series.id),
+                life=life,
             )
         except Exception as error:  # noqa: BLE001 - whatever broke the audit of one series, nobody may take it for complete
             looked.entering = Entering(truth, now_ms)
@@ -318,6 +335,8 @@ class _Run:
         before = auditor._known.get(one.series.id) or SeriesTruth(series=one.series.id)
         auditor.figures.entered(one.series, before, one.truth)
         auditor._known[one.series.id] = one.truth
+        if one.error is None and self._span is None:
+            auditor._other_life.discard(one.series.id)
         if one.seen is not None:
             auditor._seen[one.series.id] = one.seen
         elif self._span is None:

@@ -7,16 +7,18 @@ asked for was judged long ago: that part of the partition is laid out once per v
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 import structlog
 
-from data_manager.domain.condition import EVER, Flaw, Known, Range, completeness, joined, ranges
+from data_manager.domain.condition import EVER, Flaw, Known, Life, Range, completeness, joined, ranges
 from data_manager.domain.condition import Condition as Word
 from data_manager.domain.continuity import Grid, MaxSilence
 from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import Corrupt, Unavailable
+from data_manager.domain.life import SymbolLife
 from data_manager.domain.retention import LET_GO
 from data_manager.domain.span import Span
 from data_manager.domain.time import EARLIEST_MS, INTERVALS_MS, LATEST_MS, MINUTE_MS
@@ -35,6 +37,8 @@ _MONTH_MS: Final = 31 * 86_400_000
 _REFRESH_S: Final = 0.9  # whoever asks once a second is told each time
 _REFRESH_MS: Final = 1_000  # what changes with every millisecond is said again after so long
 _TRUSTED_S: Final = 30.0  # so long after the metadata store told us everything we believe to know it
+_LIVES_S: Final = 60.0  # lives of symbols are asked for so often
+_CHANGE: Final = 2**40  # more than a series has versions
 _CANNOT_TELL: Final = -1
 _log = structlog.get_logger(__name__)
 
@@ -71,6 +75,9 @@ class Conditions:
         self._grace_ms = grace_ms
         self._late_ms = late_ms
         self._known: dict[str, _Known] = {}
+        self._lives: dict[tuple[str, str], Life] = {}  # by market and symbol
+        self._life_changes = 0
+        self._lives_learnt_s = float("-inf")
         self._learnt_s = float("-inf")  # when we were told everything last
         self._reason: str | None = None
 
@@ -98,7 +105,7 @@ class Conditions:
         if self._clock.monotonic_s() - self._learnt_s > _TRUSTED_S:
             return _CANNOT_TELL
         known = self._known.get(series.id)
-        return 0 if known is None else known.truth.version
+        return self._life_changes * _CHANGE + (0 if known is None else known.truth.version)
 
     async def keep_up(self) -> None:
         """Learn what was entered since; that this fails is told by the answers, and once in the log."""
@@ -119,29 +126,43 @@ class Conditions:
         asked_s = self._clock.monotonic_s()
         if asked_s - self._learnt_s < _REFRESH_S and not at_once:
             return
+        if at_once or asked_s - self._lives_learnt_s >= _LIVES_S:
+            self._learn_lives(await self._truth.lives())
+            self._lives_learnt_s = asked_s
         versions = await self._truth.truth_versions()
         stale = [name for name, version in versions.items() if self._version(name) != version]
         if stale:
             found = await self._truth.truths(stale if len(stale) < len(versions) else None)
-            self._known.update((one.series, _Known(one)) for one in found)
+            self._known.update((one.series, _Known(one, self._lives.get(_whose(one.series), EVER))) for one in found)
         self._learnt_s = max(asked_s, self._learnt_s)
+
+    def _learn_lives(self, told: Iterable[SymbolLife]) -> None:
+        lives = {(one.market, one.symbol): one.life for one in told}
+        for name, known in list(self._known.items()):
+            life = lives.get(_whose(name), EVER)
+            if known.life != life:
+                self._known[name] = _Known(known.truth, life)
+        if lives != self._lives:
+            self._lives = lives
+            self._life_changes += 1
 
     def _version(self, name: str) -> int:
         known = self._known.get(name)
         return 0 if known is None else known.truth.version
 
     def _said(self, series: Series, span: Span, now_ms: int) -> Said:
-        known = self._known.get(series.id) or _Known(SeriesTruth(series=series.id))
+        life = self._lives.get((series.market, series.symbol), EVER)
+        known = self._known.get(series.id) or _Known(SeriesTruth(series=series.id), life)
         settled_ms, turn_ms = self._settled_ms(series, known.truth.mark, now_ms)
         found = known.ranges(span, settled_ms, now_ms, DATASETS[series.dataset].continuity.verifiable)
-        condition = Condition(completeness(found, EVER), found)
+        condition = Condition(completeness(found, life), found)
         if span.end_ms <= settled_ms:
             until_ms = None
         elif span.end_ms <= now_ms and turn_ms is not None:
             until_ms = turn_ms
         else:
             until_ms = now_ms + _REFRESH_MS
-        return Said(condition, known.truth.version, until_ms)
+        return Said(condition, self.version(series), until_ms)
 
     def _settled_ms(self, series: Series, mark: Mark | None, now_ms: int) -> tuple[int, int | None]:
         """From where on it is too early to judge, or the next audit's turn; and, if so, until when that is its turn."""
@@ -163,8 +184,9 @@ class Conditions:
 class _Known:
     """What is known of one series, with what was judged laid out once: most answers are cut from there."""
 
-    def __init__(self, truth: SeriesTruth) -> None:
+    def __init__(self, truth: SeriesTruth, life: Life) -> None:
         self.truth = truth
+        self.life = life
         self._judged_ms = EARLIEST_MS if truth.mark is None or truth.mark.until_ms is None else truth.mark.until_ms
         self._parts: list[Range] | None = None
         self._ends: list[int] = []
@@ -201,12 +223,18 @@ class _Known:
                 *self.truth.flaws,
                 *(Flaw(one.start_ms, one.end_ms, LET_GO, lost=True) for one in self.truth.let_go),
             ),
-            life=EVER,
+            life=self.life,
             rule_version=RULE_VERSION,
             settled_ms=settled_ms,
             now_ms=now_ms,
             verifiable=verifiable,
         )
+
+
+def _whose(name: str) -> tuple[str, str]:
+    """Market and symbol of a series by its id."""
+    market, _, symbol = name.split(".")[:3]
+    return market, symbol
 
 
 def answered_span(query: Query, page: Page) -> Span | None:

@@ -26,7 +26,7 @@ from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.sql.dml import Insert
 from sqlalchemy.types import TypeDecorator
 
-REVISION: Final = "0015"
+REVISION: Final = "0016"
 """The revision these tables belong to: the newest of migrations/versions."""
 
 MYSQL: Final[dict[str, Any]] = {
@@ -177,6 +177,19 @@ holes = Table(
     Index("idx_holes_series", "series", "start_ms"),
     Index("idx_holes_state", "state", "series", "start_ms"),
     Index("idx_holes_recheck", "recheck_ms"),
+    **MYSQL,
+)
+
+lives = Table(
+    "lives",
+    metadata,
+    Column("market", String(8), primary_key=True),
+    Column("symbol", String(64), primary_key=True),
+    Column("listed_ms", BigInteger),
+    Column("delisted_ms", BigInteger),
+    Column("halts", BYTES, nullable=False),  # JSON: [[from, until], …]
+    Column("source", String(64), nullable=False),  # who said so
+    Column("told_ms", BigInteger, nullable=False),
     **MYSQL,
 )
 

@@ -1,4 +1,4 @@
-"""Coverage, the hole ledger and certificates in SQL: what SqlMetaStore has of the port TruthStore.
+"""Coverage, the hole ledger, the lives of symbols and certificates in SQL: what SqlMetaStore has of the port TruthStore.
 
 A series is one row of `coverage` with a version of its own; its holes are rows of `holes`. A change is entered only on
 top of the version it started from, ledger and coverage in one transaction.
@@ -13,17 +13,18 @@ from typing import Any, Final, TypeVar
 
 from msgspec import ValidationError, json
 from msgspec.structs import asdict
-from sqlalchemy import ColumnElement, and_, bindparam, delete, func, insert, select, true, update
+from sqlalchemy import ColumnElement, and_, bindparam, case, delete, func, insert, select, true, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from data_manager.adapters.meta.database import Database, T, Work
-from data_manager.adapters.meta.tables import certificates, coverage, holes, upsert
+from data_manager.adapters.meta.tables import certificates, coverage, holes, lives, upsert
 from data_manager.domain.certificate import Certificate
-from data_manager.domain.condition import Flaw
+from data_manager.domain.condition import Flaw, Life
 from data_manager.domain.coverage import Audited
 from data_manager.domain.errors import BadQuery, Conflict, Corrupt
 from data_manager.domain.ledger import HoleState, LedgerEntry, Step
+from data_manager.domain.life import SymbolLife
 from data_manager.domain.retention import LetGo
 from data_manager.domain.span import Span
 from data_manager.domain.truth import Mark, SeriesTruth, TruthChange
@@ -34,6 +35,7 @@ _NEWEST_FIRST: Final = (certificates.c.issued_ms.desc(), certificates.c.id.desc(
 _SPANS = json.Decoder(tuple[Audited, ...])
 _FLAWS = json.Decoder(tuple[Flaw, ...])
 _GONE = json.Decoder(tuple[LetGo, ...])
+_HALTS = json.Decoder(tuple[tuple[int, int], ...])
 _STEPS = json.Decoder(tuple[Step, ...])
 _CERTIFICATE = json.Decoder(Certificate)
 _RENAMED: Final = {"after": "after_key", "before": "before_key"}
@@ -91,6 +93,19 @@ class TruthInSql:
             total = await connection.scalar(select(func.count()).select_from(holes).where(wanted))
             rows = await connection.execute(page.limit(_whole(limit, "limit")).offset(_whole(offset, "offset")))
             return [_entry(row) for row in rows.mappings()], total or 0
+
+    async def lives(self) -> list[SymbolLife]:
+        """See TruthStore.lives."""
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(select(lives).order_by(lives.c.market, lives.c.symbol))).mappings().all()
+        return [_life(row) for row in rows]
+
+    async def keep_lives(self, told: Sequence[SymbolLife]) -> None:
+        """See TruthStore.keep_lives."""
+        if told:
+            put = upsert(self._database.dialect, lives, _later_life)
+            rows = [_life_row(one) for one in sorted(told, key=lambda one: (one.market, one.symbol))]
+            await self._write(lambda connection: connection.execute(put, rows))
 
     async def keep_certificate(self, certificate: Certificate) -> None:
         """See TruthStore.keep_certificate."""
@@ -152,6 +167,26 @@ def _entry(row: Mapping[Any, Any]) -> LedgerEntry:
         raise Corrupt(f"hole {row['id']} cannot be read: {error}") from error
     history = _decoded(_STEPS, row["history"], f"hole {row['id']}")
     return LedgerEntry(**{**values, "state": state, "history": history})
+
+
+def _life(row: Mapping[Any, Any]) -> SymbolLife:
+    halts = _decoded(_HALTS, row["halts"], f"the life of {row['market']} {row['symbol']}")
+    life = Life(row["listed_ms"], row["delisted_ms"], tuple(Span(*halt) for halt in halts))
+    names = ("market", "symbol", "source", "told_ms")
+    return SymbolLife(life=life, **{name: row[name] for name in names})
+
+
+def _life_row(one: SymbolLife) -> dict[str, Any]:
+    halts = json.encode([(halt.start_ms, halt.end_ms) for halt in one.life.halts])
+    bounds = {"listed_ms": one.life.listed_ms, "delisted_ms": one.life.delisted_ms, "halts": halts}
+    return {"market": one.market, "symbol": one.symbol, **bounds, "source": one.source[:64], "told_ms": one.told_ms}
+
+
+def _later_life(held: Any, new: Any) -> Mapping[str, Any]:
+    """What was told later stands. told_ms last: MySQL compares what it has just assigned."""
+    later = new["told_ms"] >= held["told_ms"]
+    names = ("listed_ms", "delisted_ms", "halts", "source", "told_ms")
+    return {name: case((later, new[name]), else_=held[name]) for name in names}
 
 
 def _certificate(row: Mapping[Any, Any]) -> Certificate:

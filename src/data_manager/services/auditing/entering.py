@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from data_manager.domain.checks import Offence
-from data_manager.domain.condition import Flaw
+from data_manager.domain.condition import EVER, Flaw, Life
 from data_manager.domain.continuity import Hole
 from data_manager.domain.coverage import Audited, Result, added, without
 from data_manager.domain.datasets import DATASETS
@@ -21,6 +21,7 @@ RULE_VERSION: Final = 1
 SURE_AFTER_MS: Final = 10 * MINUTE_MS
 """Rows that should have come so long ago are not on their way any more: such a hole is open at once."""
 
+_BY_KEY: Final = ("ids", "chain")  # kinds of holes that keys alone prove
 _FLAWS_MAX: Final = 1_000
 _PIECES_MAX: Final = 200  # holes of one page that are told apart in the coverage
 
@@ -69,6 +70,13 @@ class Entering:
         for entry in self.ledger:
             if not difference([entry.span], spans):
                 del self._ledger[entry.id]
+
+    def live_by(self, life: Life) -> None:
+        """Holes of instants in which no rows could exist were none."""
+        for entry in self.ledger if life != EVER else ():
+            if entry.live and entry.kind not in _BY_KEY and not life.expected(entry.span):
+                del self._ledger[entry.id]
+                self._written.pop(entry.id, None)
 
     def enter_unknown(self, span: Span) -> None:
         """The audit of the span could not be done."""

@@ -17,12 +17,14 @@ from msgspec.structs import replace
 from data_manager.domain.batch import Batch, joined, settle
 from data_manager.domain.checks import CHECKS, Offence, check
 from data_manager.domain.columns import Ints
+from data_manager.domain.condition import EVER, Life
 from data_manager.domain.continuity import Hole, MaxSilence, Schedule, Sparse
 from data_manager.domain.coverage import aligned
 from data_manager.domain.dataset import Dataset, Series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import Corrupt
 from data_manager.domain.ledger import HoleState
+from data_manager.domain.life import lived
 from data_manager.domain.span import Span, intersection
 from data_manager.domain.time import DAY_MS, EARLIEST_MS, HOUR_MS, LATEST_MS
 from data_manager.domain.truth import Mark, SeriesTruth
@@ -85,6 +87,7 @@ class Looking:
         full: bool,
         values: bool,
         seen: Seen | None,
+        life: Life = EVER,
     ) -> None:
         """Audit what changed since the mark of truth; with full everything. Fills looked as it goes."""
         mark, settled_ms = truth.mark, self.settled_ms(series, now_ms)
@@ -98,7 +101,7 @@ class Looking:
             looked.entering.keep_within(None)
             looked.mark = Mark(looked_ms=now_ms, swept_ms=now_ms)
             return
-        one = Walk(self, looked, series, extent, settled_ms, now_ms, values=values)
+        one = Walk(self, looked, series, extent, settled_ms, now_ms, values=values, life=life)
         whole = mark is None or full or mark.anchor_key is None or reread_whole(series)
         if whole or mark is None or not await one.since(mark):
             await one.everything()
@@ -147,13 +150,13 @@ class Looking:
         assert isinstance(received, Ints)
         return len(newest) > 0 and int(received.values[-1]) - row_end <= LIVE_WITHIN_MS
 
-    async def within(self, looked: Looked, series: Series, span: Span, now_ms: int) -> None:
+    async def within(self, looked: Looked, series: Series, span: Span, now_ms: int, life: Life = EVER) -> None:
         """Audit one span, whatever was audited before. The mark stays where it is."""
         extent = await self._store.extent(series)
         settled_ms = self.settled_ms(series, now_ms)
         if extent is None or span.start_ms >= min(settled_ms, LATEST_MS):
             return
-        one = Walk(self, looked, series, extent, settled_ms, now_ms, values=True)
+        one = Walk(self, looked, series, extent, settled_ms, now_ms, values=True, life=life)
         if bracketed(DATASETS[series.dataset].continuity):
             await self._between_rows(one, span)
         else:
@@ -217,7 +220,9 @@ class Walk:
         now_ms: int,
         *,
         values: bool,
+        life: Life,
     ) -> None:
+        looked.entering.live_by(life)
         self.looked = looked
         self.series = series
         self.extent = extent
@@ -227,6 +232,7 @@ class Walk:
         self._looking = looking
         self._now_ms = now_ms
         self._values = values
+        self._life = life
 
     async def since(self, mark: Mark) -> bool:
         """Audit what came since the mark; False when that is not all that changed."""
@@ -278,7 +284,9 @@ class Walk:
     async def end_ms(self, newest_ms: int) -> int:
         """Up to where rows of the series have to be there, if its newest row is of newest_ms."""
         continuity = DATASETS[self.series.dataset].continuity
-        due_ms = whole_until_ms(self.series, newest_ms, self.settled_ms)
+        dead_ms = LATEST_MS if self._life.delisted_ms is None else self._life.delisted_ms
+        due_ms = whole_until_ms(self.series, newest_ms, min(self.settled_ms, dead_ms))
+        self.over = self.over or dead_ms <= self.settled_ms
         if bracketed(continuity):
             return due_ms
         own_ms = row_end_ms(self.series, newest_ms)
@@ -291,7 +299,9 @@ class Walk:
     async def enter(self, judged: Judged, rows: Batch) -> None:
         """What was found, by the rule and, where values were read, by the checks."""
         if judged.span is not None:
-            self.looked.entering.enter(judged.span, judged.holes)
+            rule = DATASETS[self.series.dataset].continuity
+            holes = lived(judged.holes, self._life, rule, self.series.interval)
+            self.looked.entering.enter(judged.span, holes)
         if self._values and len(rows):
             times = rows.time_ms
             span = Span(int(times.min()), int(times.max()) + 1)
