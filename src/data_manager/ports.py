@@ -14,6 +14,8 @@ from data_manager.domain.dataset import Series
 from data_manager.domain.errors import Conflict
 from data_manager.domain.finding import Finding, FindingKind
 from data_manager.domain.span import Span
+from data_manager.ports_alerts import AlertStore
+from data_manager.ports_health import HealthLog
 from data_manager.ports_jobs import JobStore
 from data_manager.ports_truth import TruthStore
 
@@ -370,7 +372,7 @@ class LeaseLost(Conflict):
         self.lease = lease
 
 
-class Records(MetaStore, TruthStore, JobStore, Protocol):
+class Records(MetaStore, TruthStore, JobStore, HealthLog, AlertStore, Protocol):
     """All that is kept in a metadata store."""
 
 

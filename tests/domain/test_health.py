@@ -53,7 +53,7 @@ def test_a_part_nobody_knows_makes_the_score_unknown(unknown: dict[str, Any]) ->
 
 @given(fractions, st.integers(0, 10**6), counts, counts, counts, st.booleans())
 def test_the_score_is_the_weighted_mean_of_its_parts_and_never_flatters(
-    complete: float | None, age: int, rows: int | None, repeated: int | None, invalid: int | None, sparse: bool
+    complete: float | None, age: int, rows: int | None, repeated: int | None, invalid: int | None, awaited: bool
 ) -> None:
     found = of(
         completeness=complete,
@@ -61,7 +61,7 @@ def test_the_score_is_the_weighted_mean_of_its_parts_and_never_flatters(
         rows=rows,
         repeated=repeated,
         invalid=invalid,
-        sparse=sparse,
+        awaited=awaited,
     )
     parts = [part for part in found.parts if part.applies]
     if any(part.value is None for part in parts):
@@ -78,7 +78,7 @@ def test_what_is_missing_costs_more_than_what_is_late() -> None:
     assert of(freshness=Freshness(20, 10)).score == 85.0
     assert of(invalid=50).score == 90.0
     assert of(repeated=100).score == 90.0
-    assert of(freshness=None, sparse=True, completeness=0.5).score == pytest.approx(100 * (0.2 + 0.3) / 0.7, abs=0.01)
+    assert of(freshness=None, awaited=False, completeness=0.5).score == pytest.approx(100 * (0.2 + 0.3) / 0.7, abs=0.01)
 
 
 def test_a_share_is_rounded_down_so_that_all_means_all() -> None:

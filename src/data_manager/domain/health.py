@@ -8,6 +8,8 @@
 
 score = 100 * sum(weight * part) / sum(weight), over the parts that apply to the series. A part that applies and is not
 known makes the score unknown: None, never 0 and never 100. 100.00 is said only of what has no fault at all.
+
+Completeness speaks for a window that ends now (window()), validity and duplicates for all rows that are held.
 """
 
 import math
@@ -20,13 +22,21 @@ from numpy.typing import NDArray
 
 from data_manager.domain.dataset import Dataset
 from data_manager.domain.ledger import LedgerEntry
+from data_manager.domain.span import Span
 from data_manager.domain.time import DAY_MS, INTERVALS_MS
 
 WEIGHTS: Final = {"completeness": 0.4, "freshness": 0.3, "validity": 0.2, "duplicates": 0.1}
 HEALTHY_FROM: Final = 95.0
 DEGRADED_FROM: Final = 80.0
 
+WINDOW_MS: Final = DAY_MS
+"""The stretch a completeness speaks for, unless ten of the series' intervals are longer."""
+
+AS_IT_HAPPENS_MS: Final = DAY_MS
+"""A hole found so soon after its end was in data that came as it happened; of others nobody could know earlier."""
+
 _LEARN_ROWS_MIN: Final = 50
+_WINDOW_INTERVALS: Final = 10
 _PATIENCE: Final = 3  # times the longest usual pause before a series counts as stale
 
 Grade = Literal["healthy", "degraded", "unhealthy", "unknown"]
@@ -87,6 +97,21 @@ def freshness(
     return Freshness(max(0, now_ms - last_ms), limit)
 
 
+def window(
+    interval: str | None, first_ms: int, judged_until_ms: int | None, now_ms: int, window_ms: int = WINDOW_MS
+) -> Span | None:
+    """What a completeness speaks for, of a series whose first row has the time first_ms.
+
+    It ends now. Only where the audits speak for nothing in such a window (a recording of last year), it ends where they
+    end: judged_until_ms, None when nobody audits. It never begins before the first row. None when nothing is left.
+    """
+    length = max(window_ms, _WINDOW_INTERVALS * (INTERVALS_MS[interval] or 31 * DAY_MS) if interval else 0)
+    judged = judged_until_ms is not None and judged_until_ms <= now_ms - length
+    end = judged_until_ms if judged and judged_until_ms is not None else now_ms
+    start = max(first_ms, end - length)
+    return Span(start, end) if start < end else None
+
+
 # ── Score ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -111,21 +136,23 @@ def health(
     *,
     completeness: float | None,
     freshness: Freshness | None,
-    sparse: bool = False,
+    awaited: bool = True,
+    checked: bool = True,
     rows: int | None,
     repeated: int | None,
     invalid: int | None,
 ) -> Health:
-    """The health of one series over a span.
+    """The health of one series.
 
-    completeness: see condition.completeness. sparse: silence is normal, so freshness means nothing. rows: that were
-    checked, None or 0 where none was; repeated and invalid: how many of them stand there twice, or break a check.
+    completeness: see condition.completeness. awaited: rows are due, so that freshness means something. checked: there
+    are checks for such rows. rows: that were checked, None or 0 where none was; repeated and invalid: how many of them
+    stand there twice, or break a check.
     """
     parts = (
         _part("completeness", completeness),
-        _part("freshness", None if freshness is None else freshness.part, applies=not sparse),
-        _part("validity", _share_left(invalid, rows)),
-        _part("duplicates", _share_left(repeated, rows)),
+        _part("freshness", None if freshness is None else freshness.part, applies=awaited),
+        _part("validity", _share_left(invalid, rows), applies=checked),
+        _part("duplicates", _share_left(repeated, rows), applies=checked),
     )
     counted = [part for part in parts if part.applies]
     known = [part.weight * part.value for part in counted if part.value is not None]
@@ -192,9 +219,10 @@ def overall(series: Iterable[Health]) -> Overall:
 
 
 class Repair(Struct, frozen=True):
-    """How long holes went unseen and unmended, on average over those that began in a period; None: there were none.
+    """How long holes went unseen and unmended, on average; None: there were none.
 
-    mttd_ms: from the first missing row's time until an audit saw the hole. mttr_ms: from then until it was healed.
+    mttd_ms: from the first missing row's time until an audit saw the hole, over holes in data that came as it happened.
+    mttr_ms: from then until it was healed.
     """
 
     holes: int
@@ -208,7 +236,11 @@ def repair(entries: Sequence[LedgerEntry]) -> Repair:
     roots: dict[str, list[LedgerEntry]] = {}
     for entry in entries:
         roots.setdefault(entry.root or entry.id, []).append(entry)
-    seen = [max(0, pieces[0].found_ms - min(one.start_ms for one in pieces)) for pieces in roots.values()]
+    seen = [
+        max(0, pieces[0].found_ms - min(one.start_ms for one in pieces))
+        for pieces in roots.values()
+        if pieces[0].found_ms - max(one.end_ms for one in pieces) <= AS_IT_HAPPENS_MS
+    ]
     mended = [
         max(0, max(one.healed_ms or 0 for one in pieces) - pieces[0].found_ms)
         for pieces in roots.values()

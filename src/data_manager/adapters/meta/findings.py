@@ -45,16 +45,17 @@ def advance(held: Any, new: Any) -> Mapping[str, Any]:
 
 
 async def page(
-    connection: AsyncConnection, *, limit: int, offset: int, kind: FindingKind | None, series: str | None, is_open: bool
+    connection: AsyncConnection, *, limit: int, offset: int, kind: FindingKind | None, series: str | None, is_open: bool | None
 ) -> tuple[list[Finding], int]:
-    """See MetaStore.findings."""
+    """See MetaStore.findings. is_open None: those that stand and those that are over."""
     wanted: ColumnElement[bool] = true()
     if kind is not None:
         wanted = and_(wanted, findings.c.kind == kind.value)
     if series is not None:
         wanted = and_(wanted, findings.c.series == series)
-    if is_open:
-        wanted = and_(wanted, findings.c.resolved_ms.is_(None))
+    if is_open is not None:
+        none = findings.c.resolved_ms.is_(None)
+        wanted = and_(wanted, none if is_open else ~none)
     total = await connection.scalar(select(func.count()).select_from(findings).where(wanted))
     found = select(findings).where(wanted).order_by(*_NEWEST_FIRST).limit(limit).offset(offset)
     return [_finding(row) for row in (await connection.execute(found)).mappings()], total or 0

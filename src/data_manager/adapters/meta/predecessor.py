@@ -35,6 +35,8 @@ audit_logs = Table(
     Index("idx_audit_logs_dataset_timestamp", "dataset_id", "timestamp"),
     Index("idx_audit_logs_symbol", "symbol", "timestamp"),
     Index("idx_audit_logs_series", "series", "start_ms"),
+    Index("idx_audit_logs_at", "at_ms", "audit_id"),
+    Index("idx_audit_logs_type", "audit_type", "at_ms"),
     **MYSQL,
 )
 
@@ -54,9 +56,13 @@ health_metrics = Table(
     Column("timeframe", String(10)),
     Column("consistency", _PERCENT),
     Column("at_ms", BigInteger),
+    Column("grain", String(8)),  # now, hour, day; null in the predecessor's rows
+    Column("slot_ms", BigInteger),  # when that hour or day begins
     Index("idx_health_metrics_dataset_timestamp", "dataset_id", "timestamp"),
     Index("idx_health_metrics_symbol", "symbol", "timestamp"),
     Index("idx_health_metrics_series", "series", "at_ms"),
+    Index("idx_health_metrics_slot", "series", "grain", "slot_ms"),
+    Index("idx_health_metrics_age", "grain", "slot_ms"),
     **MYSQL,
 )
 

@@ -13,7 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from data_manager.adapters.meta import findings as kept_findings
 from data_manager.adapters.meta import leases
+from data_manager.adapters.meta.alerts import AlertsInSql
 from data_manager.adapters.meta.database import Database, T, Work, connect
+from data_manager.adapters.meta.health import HealthInSql
 from data_manager.adapters.meta.jobs import JobsInSql
 from data_manager.adapters.meta.room import alone
 from data_manager.adapters.meta.tables import REVISION, datasets, dead_letters, upsert
@@ -83,7 +85,7 @@ async def _bring_up_to_date(url: str, database: Database, allowed: bool) -> None
     await migrate(url)
 
 
-class SqlMetaStore(TruthInSql, JobsInSql):
+class SqlMetaStore(TruthInSql, JobsInSql, HealthInSql, AlertsInSql):
     """Everything that is not a row of market data. dead_evicted: letters that made room since the opening."""
 
     def __init__(self, database: Database, bounds: DeadBounds, findings_max: int) -> None:
@@ -200,12 +202,14 @@ class SqlMetaStore(TruthInSql, JobsInSql):
         kind: FindingKind | None = None,
         series: str | None = None,
         open_only: bool = False,
+        resolved_only: bool = False,
     ) -> tuple[list[Finding], int]:
         limit, offset = _whole(limit, "limit"), _whole(offset, "offset")
         series = None if series is None else _text(series, 128)
+        is_open = True if open_only else False if resolved_only else None
         async with self._database.reading() as connection:
             return await kept_findings.page(
-                connection, limit=limit, offset=offset, kind=kind, series=series, is_open=open_only
+                connection, limit=limit, offset=offset, kind=kind, series=series, is_open=is_open
             )
 
     async def take_lease(self, name: str, holder: str, term_s: float) -> LeaseState:
