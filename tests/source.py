@@ -87,7 +87,7 @@ class PastSource:
         rows: Batch = empty(dataset, (series,))
         refused: Sequence[Any] = ()
         if events:
-            packed = pack(dataset, series.market, events, [self.received_ms] * len(events), f"{origin}/{call}")
+            packed = pack(dataset, series.market, events, [self.received_ms] * len(events), f"{origin} {call}")
             rows, refused = (packed.batch if len(packed.batch) else rows), packed.refused
         digest = hashlib.sha256(repr([asdict(one) for one in events]).encode()).hexdigest()
         evidence = {

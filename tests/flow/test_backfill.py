@@ -121,7 +121,7 @@ async def test_it_fetches_what_is_wanted_and_counts_what_became_of_it(stage: Sta
     assert job.completed_ms is not None
     assert await stage.held() == [*range(60, 180)]
     origins = set((await stage.store.scan(MINUTE)).columns["origin"].values_list())
-    assert origins == {STREAM, f"job:{job.id}/rest:klines"}
+    assert origins == {STREAM, f"job:{job.id} rest:klines"}
     assert +stage.backfiller.rows == {"new": 117, "changed": 1, "duplicate": 2}
     assert stage.backfiller.ended == {"completed": 1}
 

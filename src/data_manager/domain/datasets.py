@@ -173,6 +173,7 @@ _TABLE = (
         continuity=MaxSilence(10 * SECOND_MS),
         fresh_within_ms=30 * SECOND_MS,
         refill=("rest:markPriceKlines", "archive:markPriceKlines"),
+        coarse=("rest:markPriceKlines", "archive:markPriceKlines"),
         retention_days=7,
         shed_from=0.96,
         rules=(positive("mark_price"),),

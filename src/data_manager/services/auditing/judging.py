@@ -18,9 +18,9 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from data_manager.domain.batch import Batch
-from data_manager.domain.columns import Ints
+from data_manager.domain.columns import Ints, Texts
 from data_manager.domain.continuity import Chained, Continuity, Grid, Hole, Numbered, Schedule, Sparse
-from data_manager.domain.dataset import Series
+from data_manager.domain.dataset import Dataset, Series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import Corrupt
 from data_manager.domain.span import Span
@@ -106,8 +106,18 @@ def judge(series: Series, rows: Batch, *, from_ms: int | None, end_ms: int, last
 def holes_of(series: Series, rows: Batch, span: Span) -> list[Hole]:
     """The holes that the series' own rule finds."""
     dataset = DATASETS[series.dataset]
+    rows = _as_fine_as_lost(dataset, rows)
     columns = {name: _filled(rows, name) for name in dataset.audited_columns if isinstance(rows.columns[name], Ints)}
     return dataset.continuity.holes(columns, key=dataset.key[0], time=dataset.time, span=span, interval=series.interval)
+
+
+def _as_fine_as_lost(dataset: Dataset, rows: Batch) -> Batch:
+    """Without the rows that stand in for others, coarser than what was lost: they fill no hole."""
+    origin = rows.columns.get("origin")
+    if not dataset.coarse or not isinstance(origin, Texts):
+        return rows
+    coarse = np.array([any(call in word for call in dataset.coarse) for word in origin.words], np.bool_)
+    return rows.take(~coarse[origin.codes]) if coarse.any() else rows
 
 
 def resume(series: Series, rows: Batch, judged: Judged, before_ms: int | None) -> Resume:

@@ -329,7 +329,7 @@ class Walk:
 
 def _columns(dataset: Dataset, values: bool) -> tuple[str, ...]:
     """What an audit reads: by the rule of continuity, and for the checks."""
-    names = list(dataset.audited_columns)
+    names = [*dataset.audited_columns, *(("origin",) if dataset.coarse else ())]
     if values:
         for one in CHECKS.get(dataset.name, ()):
             names += [name for name in (one.field, *one.columns) if name]
