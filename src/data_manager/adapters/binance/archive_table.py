@@ -1,0 +1,205 @@
+"""The table inside a zip of the archive, read block by block: a file may be far larger than memory.
+
+First a survey of the times alone: whether the zip is whole, how its times read, whether rows stand in order. Then the
+rows: in order, block by block as they stand; out of order (some files have every other row from elsewhere) by stretches
+of time that fit into memory, one pass over the file each.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from data_manager.adapters.binance.archive_rows import Layout, Lines, unit_of, whole_numbers
+from data_manager.domain.errors import Corrupt
+from data_manager.domain.span import Span
+from data_manager.domain.time import MINUTE_MS
+
+_BLOCK_BYTES: Final = 4 * 1024 * 1024  # of text: some 60,000 rows
+_STRETCH_ROWS: Final = 250_000  # of a file out of order, sorted at once
+_PEEK_BYTES: Final = 64 * 1024
+
+
+class Survey(Struct, frozen=True):
+    """What one pass over the times of a file tells.
+
+    outside: rows whose time the file's span does not accept, odd: one of these times as it stands. minutes: rows by
+    minute from the start of what it accepts. unread: lines with another number of columns.
+    """
+
+    rows: int
+    per_ms: int
+    ordered: bool
+    outside: int
+    odd: str | None
+    minutes: NDArray[np.int64]
+    unread: int
+
+
+class Table:
+    """One zip with one table. Nothing stays open between two calls; safe in any thread, one at a time."""
+
+    def __init__(self, path: Path, name: str, layout: Layout) -> None:
+        """name: of the file, for messages. Raises Corrupt for what is no such zip."""
+        self.path = path
+        self._name = name
+        self._layout = layout
+        with self._opened() as stream:
+            head = stream.read(_PEEK_BYTES).decode("utf-8", "replace")
+        first, _, rest = head.partition("\n")
+        self._width = first.count(",") + 1 if first.strip() else 0
+        self._header = self._width > 0 and not self._time_of(first).lstrip("-").isdigit()
+        sample = rest.partition("\n")[0] if self._header else first
+        if self._width and self._width <= max(layout.read):
+            raise Corrupt(f"{name}: {self._width} columns, {max(layout.read) + 1} are needed")
+        text = self._time_of(sample) if sample.strip() else ""
+        self.is_empty = not text
+        per_ms = unit_of(int(text)) if text.isdigit() and len(text) < 20 else None
+        if text and per_ms is None:
+            raise Corrupt(f"{name}: its first time is {text[:40]!r}, which is no time of our age")
+        self.per_ms = per_ms or 1
+
+    def survey(self, accepts: Span) -> Survey:
+        """Read all times once. Raises Corrupt where the zip or the table breaks off."""
+        first_minute = accepts.start_ms // MINUTE_MS
+        minutes = np.zeros(-(-accepts.end_ms // MINUTE_MS) - first_minute, np.int64)
+        rows = outside = 0
+        odd = None
+        ordered = True
+        last_ms = np.iinfo(np.int64).min
+        unread: list[str] = []
+        for lines in self._blocks([self._layout.time], unread):
+            times = self.times(lines)
+            inside = (times >= accepts.start_ms) & (times < accepts.end_ms)
+            rows += len(times)
+            if not inside.all():
+                outside += int((~inside).sum())
+                odd = odd or lines[self._layout.time][int(np.argmin(inside))].as_py()
+                times = times[inside]
+            if len(times):
+                ordered = ordered and bool(times[0] >= last_ms and (times[1:] >= times[:-1]).all())
+                last_ms = times[-1]
+                minutes += np.bincount(times // MINUTE_MS - first_minute, minlength=len(minutes))
+        return Survey(rows, self.per_ms, ordered, outside, odd, minutes, len(unread))
+
+    def within(self, span: Span) -> Lines:
+        """All lines with a time in span, as they stand."""
+        pieces = [_cut(lines, self.times(lines), span) for lines in self._blocks(self._layout.read, [])]
+        return _joined([self._nothing(), *pieces])
+
+    def stretches(self, span: Span, survey: Survey, accepts: Span) -> Iterator[tuple[Span, Lines]]:
+        """Lines with a time in span, by parts of the span that follow one another and hold all their lines."""
+        if survey.ordered:
+            yield from self._as_they_stand(span)
+            return
+        for part in _parts(span, survey.minutes, accepts.start_ms // MINUTE_MS * MINUTE_MS):
+            yield part, self.within(part)
+
+    def times(self, lines: Lines) -> NDArray[np.int64]:
+        """The lines' times in milliseconds; 0 where there is none."""
+        return whole_numbers(lines[self._layout.time])[0].values // self.per_ms
+
+    def _as_they_stand(self, span: Span) -> Iterator[tuple[Span, Lines]]:
+        """Block by block; lines of the last instant of a block wait for the next one."""
+        at_ms = span.start_ms
+        waiting: Lines | None = None
+        for block in self._blocks(self._layout.read, []):
+            lines = _cut(block, self.times(block), span)
+            if waiting is not None:
+                lines = _joined([waiting, lines])
+            times = self.times(lines)
+            until_ms = int(times[-1]) if len(times) else at_ms
+            if until_ms <= at_ms:
+                waiting = lines
+                continue
+            ready = int(np.searchsorted(times, until_ms))
+            yield Span(at_ms, until_ms), {place: lines[place].slice(0, ready) for place in lines}
+            waiting = {place: lines[place].slice(ready) for place in lines}
+            at_ms = until_ms
+        yield Span(at_ms, span.end_ms), waiting or self._nothing()
+
+    def _blocks(self, places: Sequence[int], unread: list[str]) -> Iterator[Lines]:
+        """Columns at these places, block by block, as text. unread: takes the lines that do not have their columns."""
+        if self.is_empty:
+            return
+
+        def note(row: Any) -> str:
+            unread.append(str(row.text)[:120])
+            return "skip"
+
+        names = [str(place) for place in range(self._width)]
+        with self._opened() as stream, self._translated():
+            reader = pacsv.open_csv(
+                stream,
+                read_options=pacsv.ReadOptions(
+                    use_threads=False, block_size=_BLOCK_BYTES, column_names=names, skip_rows=int(self._header)
+                ),
+                parse_options=pacsv.ParseOptions(invalid_row_handler=note),
+                convert_options=pacsv.ConvertOptions(
+                    column_types=dict.fromkeys(names, pa.string()), include_columns=[names[place] for place in places],
+                    strings_can_be_null=False,
+                ),
+            )  # fmt: skip
+            for batch in reader:
+                yield {place: batch.column(at) for at, place in enumerate(places)}
+
+    def _nothing(self) -> Lines:
+        return {place: pa.array([], pa.string()) for place in self._layout.read}
+
+    @contextmanager
+    def _opened(self) -> Iterator[Any]:
+        with self._translated(), zipfile.ZipFile(self.path) as archive:
+            entries = archive.infolist()
+            if len(entries) != 1:
+                raise Corrupt(f"{self._name}: holds {len(entries)} files, one table belongs there")
+            with archive.open(entries[0]) as stream:
+                yield stream
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Whatever is wrong inside a file whose checksum fits is wrong as published."""
+        try:
+            yield
+        except (zipfile.BadZipFile, zlib.error, EOFError, pa.ArrowInvalid, NotImplementedError) as error:
+            raise Corrupt(f"{self._name}: cannot be read as published: {error}") from error
+
+    def _time_of(self, line: str) -> str:
+        fields = line.strip().split(",")
+        return fields[self._layout.time].strip() if len(fields) > self._layout.time else ""
+
+
+def _cut(lines: Lines, times: NDArray[np.int64], span: Span) -> Lines:
+    inside = (times >= span.start_ms) & (times < span.end_ms)
+    if inside.all():
+        return lines
+    mask = pa.array(inside)
+    return {place: pc.filter(column, mask) for place, column in lines.items()}
+
+
+def _joined(pieces: Sequence[Lines]) -> Lines:
+    return {place: pa.concat_arrays([one[place] for one in pieces]) for place in pieces[0]}
+
+
+def _parts(span: Span, minutes: NDArray[np.int64], origin_ms: int) -> Iterator[Span]:
+    """Parts of span that hold some _STRETCH_ROWS rows each; a minute with more is one part."""
+    filled = np.cumsum(minutes)
+    edges = [span.start_ms]
+    taken = 0
+    for number in np.flatnonzero(np.diff(filled // _STRETCH_ROWS, prepend=0)).tolist():
+        edge_ms = origin_ms + (number + 1) * MINUTE_MS
+        if edges[-1] < edge_ms < span.end_ms and filled[number] > taken:
+            edges.append(edge_ms)
+            taken = int(filled[number])
+    yield from (Span(low, high) for low, high in pairwise([*edges, span.end_ms]))
