@@ -54,7 +54,7 @@ class Service:
         self.data_dir = folder / "data"
         self.names = {"nats_stream": fresh("MARKET"), "nats_consumer_subject": fresh("market.data")}
         given: dict[str, object] = {"data_dir": self.data_dir, "api_port": 0, "metrics_port": 0, **self.names}
-        given |= {"nats_url": nats_url, "nats_reconnect_time_wait": 0.1, **settings}
+        given |= {"nats_url": nats_url, "nats_reconnect_time_wait": 0.1, "enable_feed": False, **settings}
         self.environ = {**bare_environment(), **{name.upper(): str(value) for name, value in given.items()}}
         self.url = self.metrics_url = ""
         self.program = list(program) or data_manager()

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from data_manager.adapters.bus.connection import NatsAccess
     from data_manager.adapters.bus.nats_server import NatsServer
     from data_manager.adapters.mongo.access import MongoAccess
+    from data_manager.service.feeding import Feeder
     from data_manager.service.ingesting import Ingesting
     from data_manager.service.running import Parts, Role, Service
     from data_manager.services.databases import Databases
@@ -38,11 +39,14 @@ _log = structlog.get_logger(__name__)
 _CLOCK = SystemClock()
 
 
-async def run(settings: Settings, *, role: Role, own_server: bool, say: Callable[[str], None]) -> None:
+async def run(
+    settings: Settings, *, role: Role, own_server: bool, say: Callable[[str], None], feeds: bool = False
+) -> None:
     """The service in that role, until SIGINT or SIGTERM.
 
-    own_server: start a nats-server of our own in DATA_DIR. say prints the banner's lines. Raises DataManagerError when
-    something cannot be opened; on the way out everything taken from the bus is stored and acknowledged.
+    own_server: start a nats-server of our own in DATA_DIR. feeds: take live data from the exchange too. say prints the
+    banner's lines. Raises DataManagerError when something cannot be opened; on the way out everything taken from the
+    bus is stored and acknowledged.
     """
     from data_manager.service.running import Service
 
@@ -52,6 +56,8 @@ async def run(settings: Settings, *, role: Role, own_server: bool, say: Callable
         sockets = _listen(settings, stack, role)
         parts = await _open(settings, stack, role, own_server=own_server)
         service = Service(settings, parts, sockets)
+        if feeds:
+            parts = parts._replace(feeding=_open_feed(settings, stack, parts))
         stopping = asyncio.Event()
         with _signals(stopping):
             say(_banner(settings, service))
@@ -197,6 +203,41 @@ async def _resume(losses: Losses, store: SeriesStore) -> int | None:
                     held[series] = extent
         losses.resume(held)
         for series in sorted(held, key=lambda one: held[one].last_ms)[-1:]:
+def _open_feed(settings: Settings, stack: AsyncExitStack, parts: Parts) -> Feeder:
+    """The feed beside ingest. What its queue lets go has findings with series and span, like all that is let go."""
+    from data_manager.service.feeding import open_feeder
+
+    ingesting = parts.ingesting
+    assert ingesting is not None, "who feeds a bus also takes from it"
+    urls = [ingesting.own_server.url] if ingesting.own_server else settings.nats_servers
+    work = open_feeder(settings, nats_access(settings, urls), _CLOCK, ingesting.let_go)
+    stack.push_async_callback(work.outbox.close)
+    return work
+
+
+async def feed(
+    settings: Settings, *, seconds: float | None, metrics_port: int | None, say: Callable[[Feeder], None]
+) -> Feeder:
+    """The feed alone, until SIGINT, SIGTERM or for so many seconds; how it stood at the end.
+
+    metrics_port: where metrics are served, at METRICS_HOST. say is called when it begins, and then every second.
+    """
+    from data_manager.service.feeding import open_feeder
+    from data_manager.service.standalone import run_feeder
+
+    telemetry.configure_logging(settings.log_level, settings.log_format)
+    work = open_feeder(settings, nats_access(settings, settings.nats_servers), _CLOCK, None)
+    stopping = asyncio.Event()
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(work.outbox.close)
+        at = None if metrics_port is None else _bound(stack, "metrics-port", settings.metrics_host, metrics_port)
+        if seconds is not None:
+            stack.callback(asyncio.get_running_loop().call_later(seconds, stopping.set).cancel)
+        with _signals(stopping):
+            await run_feeder(work, stopping, at, say, _CLOCK)
+    return work
+
+
             with suppress(Corrupt):
                 received_ms = (await store.last(series, 1)).columns["received_ms"].values_list()
     return max(received_ms, default=None)
@@ -207,20 +248,19 @@ def _listen(settings: Settings, stack: AsyncExitStack, role: Role) -> dict[str, 
     wanted = {"METRICS_PORT": (settings.metrics_host, settings.metrics_port)}
     if settings.enable_api or role != "all":
         wanted["API_PORT"] = (settings.api_host, settings.api_port)
-    sockets = {}
-    for name, (host, port) in wanted.items():
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        one = stack.enter_context(socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP))
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            one.bind((host, port))
-            one.listen(2048)
-        except OSError as error:
-            raise BadSetting(
-                name, port, f"cannot listen on {host}:{port} ({error.strerror}): choose another"
-            ) from error
-        sockets[name] = one
-    return sockets
+    return {name: _bound(stack, name, host, port) for name, (host, port) in wanted.items()}
+
+
+def _bound(stack: AsyncExitStack, name: str, host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    one = stack.enter_context(socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP))
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        one.bind((host, port))
+        one.listen(2048)
+    except OSError as error:
+        raise BadSetting(name, port, f"cannot listen on {host}:{port} ({error.strerror}): choose another") from error
+    return one
 
 
 @contextmanager
@@ -252,7 +292,10 @@ def _banner(settings: Settings, service: Service) -> str:
     kinds = service.parts.databases.kinds
     lines += [f"  rows      {settings.data_dir.resolve() if kinds['rows'] == 'embedded' else kinds['rows']}"]
     lines += [f"  metadata  {kinds['metadata']}", ""]
-    if ingests:
+    if service.parts.feeding is not None:
+        feed = service.parts.feeding.feed
+        lines += [f"  Live data comes from {feed.address}: {len(feed.streams)} streams on {len(feed.lines)} sockets."]
+    elif ingests:
         lines += [
             "  Waiting for events on the bus. To feed it recordings:",
             "    .venv/bin/data-manager replay FILE.jsonl.gz --speed max",

@@ -29,7 +29,7 @@ from tests.conftest import eventually
 from tests.servers import free_port
 
 COMMANDS = (
-    "run", "serve", "replay", "query", "dead-letters", "export", "import", "config", "doctor", "migrate", "version",
+    "run", "serve", "feed", "replay", "query", "dead-letters", "export", "import", "config", "doctor", "migrate", "version",
     "simulate",
 )  # fmt: skip
 
@@ -280,7 +280,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, recordings: Path) -> Itera
     """The settings of a running service that holds RECORDING. In the end it is interrupted, and must stop well."""
     folder = tmp_path_factory.mktemp("service")
     ports = {name: str(free_port()) for name in ("API_PORT", "METRICS_PORT", "NATS_OWN_PORT")}
-    ours = {"DATA_DIR": str(folder / "data"), **ports}
+    ours = {"DATA_DIR": str(folder / "data"), "ENABLE_FEED": "false", **ports}
     plain = {name: text for name, text in os.environ.items() if name.lower() not in SETTINGS}
     with (folder / "log").open("wb") as log, started(["run", "--json"], plain | ours, log) as process:
         assert process.stdout is not None

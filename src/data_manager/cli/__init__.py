@@ -37,7 +37,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for part in (service, feeds, rows, audits, found, moving, installation, simulate):
+for part in (service, feeds, rows, audits, certificates, found, moving, installation, simulate):
     app.add_typer(part)
 
 

@@ -33,12 +33,13 @@ Json = Annotated[bool, typer.Option("--json", help="Say it as JSON.")]
 @service.command("run")
 @service.command("up", hidden=True)
 def run(as_json: Json = False) -> None:
-    """Run everything on this machine: bus, store, API. Also called `up`.
+    """Run everything on this machine: bus, live data from the exchange, store, API. Also called `up`.
 
     Starts its own nats-server unless NATS_URL names one. Ctrl-C stops it cleanly.
     """
     in_force = settings.load(os.environ)
-    _serve(in_force, role=Role.ALL, own_server=in_force.nats_url is None, as_json=as_json)
+    own_server, feeds = in_force.nats_url is None, in_force.enable_feed
+    _serve(in_force, role=Role.ALL, own_server=own_server, feeds=feeds, as_json=as_json)
 
 
 @service.command("serve")
@@ -54,7 +55,9 @@ def serve(
     _serve(settings.load(os.environ), role=role, own_server=False, as_json=as_json)
 
 
-def _serve(in_force: settings.Settings, *, role: Role, own_server: bool, as_json: bool) -> None:
+def _serve(
+    in_force: settings.Settings, *, role: Role, own_server: bool, as_json: bool, feeds: bool = False
+) -> None:
     from data_manager import app
 
     def say(line: str) -> None:
@@ -63,7 +66,7 @@ def _serve(in_force: settings.Settings, *, role: Role, own_server: bool, as_json
         else:
             typer.echo(line)
 
-    _in_loop(app.run(in_force, role=role.value, own_server=own_server, say=say))
+    _in_loop(app.run(in_force, role=role.value, own_server=own_server, feeds=feeds, say=say))
 
 
 @service.command("replay")

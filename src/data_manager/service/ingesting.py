@@ -15,7 +15,7 @@ from data_manager.adapters.clock import SystemClock
 from data_manager.adapters.resilience import Breaker
 from data_manager.domain.batch import Batch
 from data_manager.domain.finding import FindingKind
-from data_manager.ports import Bus, BusState, DeadLetter, MetaStore, SeriesStore
+from data_manager.ports import Bus, BusState, DeadLetter, Delivery, MetaStore, SeriesStore
 from data_manager.service.again import Again
 from data_manager.services.buffer import Buffer, Limits
 from data_manager.services.databases import Databases
@@ -106,6 +106,15 @@ class Ingesting:
         """Take nothing more from the bus."""
         self._stopping = True
         self._bus.stop()
+
+    @property
+    def own_server(self) -> NatsServer | None:
+        """The bus's server, where we run it."""
+        return self._server
+
+    def let_go(self, delivery: Delivery) -> None:
+        """This never reached the bus: somebody in this process had no room for it."""
+        self._losses.let_go(delivery)
 
     def again(self) -> Iterator[Again]:
         """What goes on beside it."""
