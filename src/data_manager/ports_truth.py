@@ -6,7 +6,7 @@ Writers compare and set: a change names the version it started from, so that two
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from data_manager.domain.certificate import Certificate
+from data_manager.domain.certificate import Certificate, Ref
 from data_manager.domain.ledger import HoleState, LedgerEntry
 from data_manager.domain.life import SymbolLife
 from data_manager.domain.span import Span
@@ -14,7 +14,7 @@ from data_manager.domain.truth import SeriesTruth, TruthChange
 
 
 class TruthStore(Protocol):
-    """Coverage, the hole ledger, the lives of symbols and certificates. Raises Unavailable and Corrupt like the rest of the metadata."""
+    """Coverage, holes, lives of symbols and certificates. Raises Unavailable and Corrupt like the other metadata."""
 
     async def truth_versions(self) -> Mapping[str, int]:
         """By id of every series ever audited, the version of what is known of it."""
@@ -55,15 +55,29 @@ class TruthStore(Protocol):
         ...
 
     async def keep_certificate(self, certificate: Certificate) -> None:
-        """Keep it for good; the same one twice is one."""
+        """Keep it for good; the same one twice is one.
+
+        Raises Conflict when the newest certificate of its series is not the one it calls the previous: then somebody
+        else's came first, and nothing is kept.
+        """
         ...
 
     async def certificates(
-        self, *, limit: int, offset: int = 0, series: str | None = None
+        self, *, limit: int, offset: int = 0, series: str | None = None, span: Span | None = None
     ) -> tuple[list[Certificate], int]:
-        """A page of certificates, the newest first, and how many there are in all."""
+        """A page of certificates, the newest first, and how many there are in all.
+
+        span: only those that share an instant with it.
+        """
+        ...
+
+    async def certificate_refs(self, *, series: str | None = None, from_ms: int = 0) -> list[Ref]:
+        """All certificates issued at from_ms or later, without what they say, the oldest first."""
         ...
 
     async def certificate(self, certificate_id: str) -> Certificate | None:
-        """The one with that id, as it was issued. Raises Corrupt when what is kept cannot be read."""
+        """The one with that id, or whose id begins so, as it was issued; None when there is none.
+
+        Raises BadQuery when several begin so, Corrupt when what is kept cannot be read.
+        """
         ...

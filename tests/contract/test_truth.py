@@ -22,6 +22,7 @@ from data_manager.domain.errors import BadQuery, Conflict, Corrupt
 from data_manager.domain.ledger import HoleState, LedgerEntry, Step, moved
 from data_manager.domain.life import SymbolLife
 from data_manager.domain.reconcile import after, reconciled
+from data_manager.domain.retention import LetGo
 from data_manager.domain.span import Span
 from data_manager.domain.truth import Mark, SeriesTruth, TruthChange
 from data_manager.ports import Lease, LeaseLost
@@ -55,13 +56,15 @@ def change(series: str = MINUTE, version: int = 0, **other: Any) -> TruthChange:
         "mark": Mark(looked_ms=NOW_MS, swept_ms=NOW_MS - 9, until_ms=7, from_ms=5, anchor_key=-3, rows_before=2**40),
         "coverage": (Audited(0, 7, Result.PASS, 1, NOW_MS), Audited(7, 9, Result.UNKNOWN, 1, NOW_MS)),
         "flaws": (Flaw(3, 4, "spike"), Flaw(5, 6, "dropped", True)),
+        "let_go": (LetGo(-9, -5, 1, 2**60),),
     }  # fmt: skip
     return TruthChange(series=series, version=version, **{**usual, **other})
 
 
 def as_truth(one: TruthChange, holes: Sequence[LedgerEntry] = ()) -> SeriesTruth:
     return SeriesTruth(
-        series=one.series, version=one.version + 1, mark=one.mark, coverage=one.coverage, flaws=one.flaws, holes=tuple(holes)
+        series=one.series, version=one.version + 1, mark=one.mark, coverage=one.coverage, flaws=one.flaws, let_go=one.let_go,
+        holes=tuple(holes),
     )  # fmt: skip
 
 
@@ -184,10 +187,22 @@ async def test_certificates_stay_as_they_were_issued(store: TruthStore) -> None:
     first = certificate()
     later = certificate(issued_ms=NOW_MS + 1, previous=first.id)
     other = certificate(TRADES, NOW_MS + 2)
-    for one in (later, first, first, other):
+    with pytest.raises(Conflict, match=MINUTE):
+        await store.keep_certificate(later)  # what it follows upon is not there
+    for one in (first, later, first, other):
         await store.keep_certificate(one)
+    with pytest.raises(Conflict, match=MINUTE):
+        await store.keep_certificate(certificate(issued_ms=NOW_MS + 2, previous=first.id))  # somebody else did before
     assert await store.certificates(limit=9) == ([other, later, first], 3)
     assert await store.certificates(limit=1, offset=1, series=MINUTE) == ([first], 2)
+    assert await store.certificates(limit=9, series=MINUTE, span=Span(8, 99)) == ([later, first], 2)
+    assert await store.certificates(limit=9, span=Span(9, 99)) == ([], 0)
+    refs = [(one.id, one.series, one.previous) for one in await store.certificate_refs()]
+    assert refs == [(one.id, one.series, one.previous) for one in (first, later, other)]
+    assert [one.id for one in await store.certificate_refs(series=MINUTE, from_ms=NOW_MS + 1)] == [later.id]
+    assert await store.certificate(other.id[:12]) == other
+    with pytest.raises(BadQuery, match="begin"):
+        await store.certificate("")
     kept = await store.certificate(first.id)
     assert kept == first
     assert kept is not None
@@ -195,7 +210,14 @@ async def test_certificates_stay_as_they_were_issued(store: TruthStore) -> None:
     assert await store.certificate("unheard of") is None
 
 
-@pytest.mark.parametrize("column", ["spans", "flaws"])
+async def test_of_those_who_certify_at_once_one_comes_first(store: TruthStore) -> None:
+    many = [certificate(issued_ms=NOW_MS + number) for number in range(8)]
+    done = await asyncio.gather(*map(store.keep_certificate, many), return_exceptions=True)
+    assert [type(one) for one in done].count(Conflict) == 7
+    assert len(await store.certificate_refs()) == 1
+
+
+@pytest.mark.parametrize("column", ["spans", "flaws", "let_go"])
 async def test_what_cannot_be_read_is_named(store: SqlMetaStore, column: str) -> None:
     await store.keep_truths([change()])
     await store.keep_certificate(certificate())

@@ -99,7 +99,7 @@ def contents(batches: Iterable[Batch], per_block: int = KEYS) -> Contents:
 def certificate(batch: Batch, per_block: int | None = None) -> Certificate:
     return issue(
         contents([batch], per_block or width(batch)), series=batch.series[0].id, span=Span(BASE_MS, BASE_MS + 1), checks=("told_once",),
-        holes=(), rule_version=1, previous=None, issued_ms=5,
+        offences={}, condition={}, holes=(), rule_version=1, previous=None, issued_ms=5,
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import structlog
 
 from data_manager.domain.alert import Alert, Message
 from data_manager.domain.batch import Batch
-from data_manager.domain.certificate import Certificate
+from data_manager.domain.certificate import Certificate, Ref
 from data_manager.domain.dataset import Series
 from data_manager.domain.errors import Unavailable
 from data_manager.domain.finding import Finding, FindingKind
@@ -231,15 +231,27 @@ class LateMetadataStore(Late[MetadataStore]):
         """See TruthStore.keep_lives."""
         await self.it.keep_lives(told)
 
+    async def digest_of(self, path: str) -> str | None:
+        """See Digests.digest_of."""
+        return await self.it.digest_of(path)
+
+    async def keep_digest(self, path: str, sha256: str, at_ms: int) -> None:
+        """See Digests.keep_digest."""
+        await self.it.keep_digest(path, sha256, at_ms)
+
     async def keep_certificate(self, certificate: Certificate) -> None:
         """See TruthStore.keep_certificate."""
         await self.it.keep_certificate(certificate)
 
     async def certificates(
-        self, *, limit: int, offset: int = 0, series: str | None = None
+        self, *, limit: int, offset: int = 0, series: str | None = None, span: Span | None = None
     ) -> tuple[list[Certificate], int]:
         """See TruthStore.certificates."""
-        return await self.it.certificates(limit=limit, offset=offset, series=series)
+        return await self.it.certificates(limit=limit, offset=offset, series=series, span=span)
+
+    async def certificate_refs(self, *, series: str | None = None, from_ms: int = 0) -> list[Ref]:
+        """See TruthStore.certificate_refs."""
+        return await self.it.certificate_refs(series=series, from_ms=from_ms)
 
     async def certificate(self, certificate_id: str) -> Certificate | None:
         """See TruthStore.certificate."""
@@ -307,9 +319,7 @@ class LateMetadataStore(Late[MetadataStore]):
 
     async def forget_health(self, *, hours_before_ms: int, before_ms: int, rows_max: int) -> int:
         """See HealthLog.forget_health."""
-        return await self.it.forget_health(
-            hours_before_ms=hours_before_ms, before_ms=before_ms, rows_max=rows_max
-        )
+        return await self.it.forget_health(hours_before_ms=hours_before_ms, before_ms=before_ms, rows_max=rows_max)
 
     async def open_findings(self) -> list[OpenFindings]:
         """See AlertStore.open_findings."""

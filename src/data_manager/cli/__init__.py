@@ -20,6 +20,7 @@ from collections.abc import Sequence
 import typer
 
 from data_manager.cli.audit import audits
+from data_manager.cli.certify import certificates
 from data_manager.cli.feed import feeds
 from data_manager.cli.findings import found
 from data_manager.cli.installation import installation

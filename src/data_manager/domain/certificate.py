@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from data_manager.domain.batch import Batch, joined
 from data_manager.domain.canonical import FORM, row_hashes, streams
-from data_manager.domain.columns import Texts
+from data_manager.domain.columns import Ints, Texts
 from data_manager.domain.errors import Corrupt
 from data_manager.domain.span import Span
 
@@ -70,8 +70,10 @@ class KnownHole(Struct, frozen=True):
 class Certificate(Struct, frozen=True, kw_only=True):
     """What a series held over [start_ms, end_ms) at issued_ms, and what was found out about it.
 
-    checks: names of the checks that were made and passed. previous: id of the series' certificate before this one.
-    id: SHA-256 over everything else in it, so that the certificate cannot be changed either.
+    checks: names of the checks that were made and passed; offences: of those that were not, and how many rows each
+    blames. condition: milliseconds of the span by condition, as the audits had it; together they are the span.
+    holes: the first KNOWN_HOLES_MAX of the holes_total that were known. previous: id of the series' certificate before
+    this one. id: SHA-256 over everything else in it, so that the certificate cannot be changed either.
     """
 
     id: str
@@ -80,10 +82,27 @@ class Certificate(Struct, frozen=True, kw_only=True):
     end_ms: int
     contents: Contents
     checks: tuple[str, ...]
+    offences: dict[str, int]
+    condition: dict[str, int]
     holes: tuple[KnownHole, ...]
+    holes_total: int
     rule_version: int
     previous: str | None
     issued_ms: int
+
+
+KNOWN_HOLES_MAX: Final = 10_000
+
+
+class Ref(Struct, frozen=True, kw_only=True):
+    """A certificate without what it says: whose it is, of which span, and when it was issued."""
+
+    id: str
+    series: str
+    start_ms: int
+    end_ms: int
+    issued_ms: int
+    previous: str | None
 
 
 def issue(
@@ -92,12 +111,15 @@ def issue(
     series: str,
     span: Span,
     checks: Sequence[str],
+    offences: Mapping[str, int],
+    condition: Mapping[str, int],
     holes: Sequence[KnownHole],
     rule_version: int,
     previous: str | None,
     issued_ms: int,
 ) -> Certificate:
     """The certificate of these contents; orders of checks and holes do not matter."""
+    ordered = sorted(holes, key=lambda hole: (hole.start_ms, hole.end_ms, hole.state))
     blank = Certificate(
         id="",
         series=series,
@@ -105,7 +127,10 @@ def issue(
         end_ms=span.end_ms,
         contents=contents,
         checks=tuple(sorted(checks)),
-        holes=tuple(sorted(holes, key=lambda hole: (hole.start_ms, hole.end_ms, hole.state))),
+        offences=dict(offences),
+        condition=dict(condition),
+        holes=tuple(ordered[:KNOWN_HOLES_MAX]),
+        holes_total=len(ordered),
         rule_version=rule_version,
         previous=previous,
         issued_ms=issued_ms,
@@ -114,8 +139,8 @@ def issue(
 
 
 def id_of(certificate: Certificate) -> str:
-    """The id a certificate must have."""
-    return hashlib.sha256(json.encode(replace(certificate, id=""), order="deterministic")).hexdigest()
+    """The id a certificate must have: SHA-256 of its JSON with an empty id, members in order of name, no blanks."""
+    return hashlib.sha256(json.encode(replace(certificate, id=""), order="sorted")).hexdigest()
 
 
 def block_keys(rows: int, first_key: int, last_key: int) -> int:
@@ -127,7 +152,7 @@ def block_keys(rows: int, first_key: int, last_key: int) -> int:
 class Fingerprint:
     """Takes the rows of one series in key order, in batches of any size, and tells their contents.
 
-    watch is told the key and the hash of every row, in order.
+    watch is told the key and the hash of every row, in order. newest_received_ms: of the rows taken, where they say.
     """
 
     def __init__(self, block_keys: int, watch: Watch | None = None) -> None:
@@ -137,6 +162,7 @@ class Fingerprint:
         self._hashers: dict[str, dict[str, Any]] = {}
         self._blocks: list[list[int]] = []
         self._sources: Counter[str] = Counter()
+        self.newest_received_ms: int | None = None
         self._rows = 0
         self._first: int | None = None
         self._last: int | None = None
@@ -198,6 +224,9 @@ class Fingerprint:
                 hashers[part].update(np.ascontiguousarray(values))
         self._add_blocks(keys, hashes)
         self._sources += _origins(rows)
+        received = rows.columns.get("received_ms")
+        if isinstance(received, Ints):
+            self.newest_received_ms = max(self.newest_received_ms or 0, int(received.values.max()))
         self._rows += len(rows)
         self._first = int(keys[0]) if self._first is None else self._first
         self._last = int(keys[-1])
@@ -213,7 +242,7 @@ class Fingerprint:
             last = self._blocks[-1] if self._blocks else None
             if last and last[0] == block[0]:
                 last[1:] = [
-                    block[0 + 1] + last[1],
+                    block[1] + last[1],
                     *((a + b) % 2**64 for a, b in zip(last[2:], block[2:], strict=True)),
                 ]
             else:

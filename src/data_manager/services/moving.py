@@ -30,6 +30,7 @@ from data_manager.domain.dataset import Dataset, Kind, Series, parse_series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import BadQuery, Corrupt
 from data_manager.ports import Receipt, SeriesStore
+from data_manager.services.pages import pages
 
 FORMAT: Final = 1
 ROWS_PER_FILE: Final = 100_000
@@ -93,7 +94,7 @@ async def export(
         mine = [one for one in parcels if one.series == series.id]
         done += sum(one.rows for one in mine)
         after = max((one.last_key for one in mine), default=None)
-        async for part in _parts(store, series, after, rows_per_file):
+        async for part in pages(store, series, after=after, rows=rows_per_file):
             parcel = _write(folder, series, part)
             parcels.append(parcel)
             done += parcel.rows
@@ -116,25 +117,6 @@ def manifest(folder: Path) -> list[Parcel]:
         if one.format != FORMAT or not _NAME.fullmatch(one.file):
             raise Corrupt(f"{folder / _MANIFEST}: {one.file} is in a format that this version does not read")
     return parcels
-
-
-async def _parts(store: SeriesStore, series: Series, after: int | None, rows: int) -> AsyncIterator[Batch]:
-    """The rows beyond a key, in parts of about so many; rows that share a first key stay together."""
-    limit = rows
-    while True:
-        part = await store.scan(series, limit=limit, after=after)
-        full = len(part) == limit
-        if full and part.key[0] == part.key[-1]:
-            limit *= 2
-            continue
-        if full:
-            part = part.take(part.key < part.key[-1])
-        if len(part):
-            yield part
-            after = int(part.key[-1])
-        if not full:
-            return
-        limit = rows
 
 
 def _write(folder: Path, series: Series, rows: Batch) -> Parcel:
@@ -226,7 +208,7 @@ def _unpacked(folder: Path, parcel: Parcel) -> Batch:
 async def _between(store: SeriesStore, series: Series, first_key: int, last_key: int) -> list[Batch]:
     """Rows with first keys from … to … inclusive, in key order."""
     found = []
-    async for part in _parts(store, series, first_key - 1, ROWS_PER_FILE):
+    async for part in pages(store, series, after=first_key - 1, rows=ROWS_PER_FILE):
         found.append(part.take(part.key <= last_key))
         if part.key[-1] >= last_key:
             break

@@ -1,4 +1,4 @@
-"""Coverage, the hole ledger, the lives of symbols and certificates in SQL: what SqlMetaStore has of the port TruthStore.
+"""Coverage, holes, lives and certificates in SQL: what SqlMetaStore has of the port TruthStore.
 
 A series is one row of `coverage` with a version of its own; its holes are rows of `holes`. A change is entered only on
 top of the version it started from, ledger and coverage in one transaction.
@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from data_manager.adapters.meta.database import Database, T, Work
 from data_manager.adapters.meta.tables import certificates, coverage, holes, lives, upsert
-from data_manager.domain.certificate import Certificate
+from data_manager.domain.certificate import Certificate, Ref
 from data_manager.domain.condition import Flaw, Life
 from data_manager.domain.coverage import Audited
 from data_manager.domain.errors import BadQuery, Conflict, Corrupt
@@ -112,25 +112,45 @@ class TruthInSql:
         names = [column.name for column in certificates.columns if column.name != "body"]
         row = {name: getattr(certificate, name) for name in names}
         put = upsert(self._database.dialect, certificates, lambda held, new: {"body": held["body"]})
-        await self._write(lambda connection: connection.execute(put, {**row, "body": json.encode(certificate)}))
+
+        async def keep(connection: AsyncConnection) -> None:
+            if await _follows(connection, certificate):
+                await connection.execute(put, {**row, "body": json.encode(certificate)})
+
+        await self._write(keep)
 
     async def certificates(
-        self, *, limit: int, offset: int = 0, series: str | None = None
+        self, *, limit: int, offset: int = 0, series: str | None = None, span: Span | None = None
     ) -> tuple[list[Certificate], int]:
         """See TruthStore.certificates."""
-        wanted = true() if series is None else certificates.c.series == series
+        wanted: ColumnElement[bool] = true() if series is None else certificates.c.series == series
+        if span is not None:
+            wanted = and_(wanted, certificates.c.start_ms < span.end_ms, certificates.c.end_ms > span.start_ms)
         page = select(certificates).where(wanted).order_by(*_NEWEST_FIRST)
         async with self._database.reading() as connection:
             total = await connection.scalar(select(func.count()).select_from(certificates).where(wanted))
             rows = await connection.execute(page.limit(_whole(limit, "limit")).offset(_whole(offset, "offset")))
             return [_certificate(row) for row in rows.mappings()], total or 0
 
+    async def certificate_refs(self, *, series: str | None = None, from_ms: int = 0) -> list[Ref]:
+        """See TruthStore.certificate_refs."""
+        names = [certificates.c[name] for name in Ref.__struct_fields__]
+        wanted: ColumnElement[bool] = certificates.c.issued_ms >= from_ms
+        if series is not None:
+            wanted = and_(wanted, certificates.c.series == series)
+        asked = select(*names).where(wanted).order_by(certificates.c.issued_ms, certificates.c.id)
+        async with self._database.reading() as connection:
+            return [Ref(**row) for row in (await connection.execute(asked)).mappings()]
+
     async def certificate(self, certificate_id: str) -> Certificate | None:
         """See TruthStore.certificate."""
-        asked = select(certificates).where(certificates.c.id == certificate_id)
+        begins = and_(certificates.c.id >= certificate_id, certificates.c.id < f"{certificate_id}~")
+        asked = select(certificates).where(begins).order_by(certificates.c.id).limit(2)
         async with self._database.reading() as connection:
-            row = (await connection.execute(asked)).mappings().one_or_none()
-        return None if row is None else _certificate(row)
+            rows = (await connection.execute(asked)).mappings().all()
+        if len(rows) > 1 and rows[0]["id"] != certificate_id:
+            raise BadQuery("certificate", certificate_id, "is how several ids begin: give more of it")
+        return _certificate(rows[0]) if rows else None
 
 
 # ── Reading ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -198,6 +218,19 @@ def _decoded(decoder: json.Decoder[V], body: bytes, what: str) -> V:
         return decoder.decode(body)
     except (ValidationError, ValueError) as error:
         raise Corrupt(f"{what} cannot be read: {error}") from error
+
+
+async def _follows(connection: AsyncConnection, certificate: Certificate) -> bool:
+    """Whether it is new. Raises Conflict when it does not follow upon the newest of its series."""
+    mine = certificates.c.series == certificate.series
+    known = select(certificates.c.id).where(certificates.c.id == certificate.id)
+    if await connection.scalar(known) is not None:
+        return False
+    newest = select(certificates.c.id).where(mine).order_by(*_NEWEST_FIRST).limit(1).with_for_update()
+    held = await connection.scalar(newest)
+    if held != certificate.previous:
+        raise Conflict(f"{certificate.series} was certified by somebody else meanwhile: nothing was kept")
+    return True
 
 
 # ── Writing ──────────────────────────────────────────────────────────────────────────────────────────────────────────
