@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from data_manager.adapters.mongo.access import MongoAccess
     from data_manager.service.feeding import Feeder
     from data_manager.service.ingesting import Ingesting
+    from data_manager.service.mending import Past
     from data_manager.service.running import Parts, Role, Service
     from data_manager.services.databases import Databases
     from data_manager.services.dropping import Losses
@@ -84,12 +85,23 @@ async def _open(settings: Settings, stack: AsyncExitStack, role: Role, *, own_se
     reporter = Reporter(meta.keep_findings)
     name, bytes_max = settings.mongodb_db, settings.store_bytes_max
     databases = Databases(store, meta, settings.metadata_kind, _CLOCK, name=name, bytes_max=bytes_max)
-    working = Working(settings, store, meta, reporter) if role in ("all", "work") else None
+    working = None
+    if role in ("all", "work"):
+        writes = ingests or settings.rows_url is not None  # the embedded store has one writer
+        past = _open_past(settings, stack, meta)
+        working = Working(settings, store, meta, reporter, databases, past, writes=writes)
     metrics = telemetry.TallyMetrics(tally)
     ingesting = None
     if ingests:
         ingesting = await _open_ingesting(settings, stack, store, meta, reporter, tally, metrics, databases, server)
     return Parts(role, store, meta, reporter, tally, metrics, databases, ingesting, working)
+
+
+def _open_past(settings: Settings, stack: AsyncExitStack, meta: MetadataStore) -> Past:
+    """Whom the past can be asked of."""
+    from data_manager.service.mending import Past
+
+    return Past()
 
 
 async def _open_rows(settings: Settings, *, writes: bool) -> SeriesStore:

@@ -20,7 +20,6 @@ from data_manager.domain.time import DAY_MS, MINUTE_MS, parse_time
 from data_manager.ports import LeaseLost, Receipt
 from data_manager.services.backfill import Backfiller
 from data_manager.services.backfilling.asking import new_job, series_asked, span_asked, whole
-from data_manager.services.backfilling.choosing import by_order
 from tests.conftest import eventually
 from tests.memory import MemoryStore
 from tests.servers import WallClock
@@ -70,9 +69,7 @@ class Stage:
         self.backfiller = self.another("me", at_once)
 
     def another(self, owner: str, at_once: int = 2, append: Callable[[Batch], Any] | None = None) -> Backfiller:
-        return Backfiller(
-            by_order([self.source]), append or self.store.append, self.clock, owner=owner, at_once=at_once
-        )
+        return Backfiller([self.source], append or self.store.append, self.clock, owner=owner, at_once=at_once)
 
     async def ask(self, wanted: Span, series: Series = MINUTE, **other: Any) -> Job:
         targets = [Target(wanted.start_ms, wanted.end_ms)]

@@ -28,7 +28,6 @@ from data_manager.domain.time import DAY_MS, HOUR_MS, MINUTE_MS
 from data_manager.ports import SeriesStore
 from data_manager.services.audit import Auditor
 from data_manager.services.backfill import Backfiller
-from data_manager.services.backfilling.choosing import by_order
 from data_manager.services.backfilling.losses import Losses
 from data_manager.services.conditions import Conditions
 from data_manager.services.healing import Healing
@@ -72,7 +71,7 @@ class House:
         self.auditor = Auditor(self.store, self.meta, self.meta, self.clock, self.told.extend)
         losses = Losses(self.clock, self.report, lambda: self.shed)
         self.healing = Healing(self.auditor, losses, self.clock, certify=self.certify, **self.options)
-        self.backfiller = Backfiller(by_order([self.source]), self.store.append, self.clock, owner="me", at_once=2)
+        self.backfiller = Backfiller([self.source], self.store.append, self.clock, owner="me", at_once=2)
 
     def report(self, findings: Sequence[Finding]) -> None:
         self.told.extend(findings)

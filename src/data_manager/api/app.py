@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp
 
+from data_manager.api.backfill import Backfill, backfill_routes
 from data_manager.api.boundary import Boundary
 from data_manager.api.cache import AnswerCache
 from data_manager.api.data import Reading, data_routes
@@ -26,6 +27,7 @@ from data_manager.api.routing import Endpoint
 from data_manager.api.truth import Truth, truth_routes
 from data_manager.ports import Clock, Records, SeriesStore
 from data_manager.services.auditing.desk import Desk
+from data_manager.services.backfilling.office import Office
 from data_manager.services.conditions import Conditions
 
 
@@ -34,7 +36,7 @@ class Components:
     """What the application is made of.
 
     reads: whether the routes that read rows are there; liveness, readiness and the other figures are always.
-    desk: takes requests for audits; None where the role does not audit.
+    desk: takes requests for audits; None where the role does not audit. backfills: whether requests for jobs are taken.
     """
 
     store: SeriesStore
@@ -51,6 +53,7 @@ class Components:
     connections: AskFacts
     reads: bool = True
     role: str = "all"
+    backfills: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +95,13 @@ def create_app(components: Components, limits: Limits | None = None) -> FastAPI:
         *database_routes(components.clock, components.databases, components.connections),
         *inspect_routes(components.meta, components.ingest),
         *finding_routes(components.meta, components.market),
+        *backfill_routes(
+            Backfill(
+                Office(components.meta, components.clock, components.conditions.life_of),
+                components.market,
+                components.backfills,
+            )
+        ),
         *truth_routes(
             Truth(
                 components.meta,
@@ -134,6 +144,7 @@ _TAGS = [
     {"name": "data", "description": "Rows as the venue sent them: JSON, NDJSON, CSV, Arrow or Parquet."},
     {"name": "truth", "description": "What may be believed of the data: audits, holes, and the condition of any range."},
     {"name": "health", "description": "For the orchestrator."},
+    {"name": "backfill", "description": "Jobs that fetch the past."},
     {"name": "service", "description": "Who answers here, and its figures."},
 ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from msgspec import DecodeError, json
@@ -21,8 +21,8 @@ _BODY_BYTES_MAX: Final = 65_536
 _WORDS: Final = ("series", "start", "end", "full")
 
 
-async def body_of(request: Request) -> dict[str, Any]:
-    """The body as an object; an absent one asks for nothing in particular."""
+async def body_of(request: Request, words: Sequence[str] = _WORDS) -> dict[str, Any]:
+    """The body as an object; an absent one asks for nothing in particular. words: what it may hold, for the message."""
     chunks = bytearray()
     async for chunk in request.stream():
         chunks += chunk
@@ -35,7 +35,7 @@ async def body_of(request: Request) -> dict[str, Any]:
     except (DecodeError, UnicodeDecodeError) as error:
         raise BadQuery("body", None, f"must be a JSON object ({error})") from None
     if not isinstance(body, dict):
-        raise BadQuery("body", body, f"must be a JSON object with any of {' '.join(_WORDS)}")
+        raise BadQuery("body", body, f"must be a JSON object with any of {' '.join(words)}")
     return body
 
 

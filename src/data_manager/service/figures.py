@@ -7,6 +7,7 @@ from typing import Protocol
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from data_manager.adapters.resilience import Breaker
+from data_manager.service.mending import Mending
 from data_manager.services.audit import Auditor
 from data_manager.services.auditing.counting import CYCLE_S
 from data_manager.services.databases import Databases
@@ -114,3 +115,29 @@ def of_databases(databases: Databases) -> Iterator[Metric]:
     days = databases.days_to_full()
     if days is not None:
         yield GaugeMetricFamily("data_manager_store_days_to_full", "At the growth of the last week.", days)
+
+
+def of_mending(mending: Mending) -> Iterator[Metric]:
+    """Jobs by state, what became of the rows they fetched, and what auto-heal did."""
+    if mending.counts is not None:
+        jobs = GaugeMetricFamily("data_manager_backfill_jobs", "Backfill jobs there are.", labels=["status"])
+        for state, count in mending.counts.items():
+            jobs.add_metric([state.value], count)
+        yield jobs
+    ended = CounterMetricFamily("data_manager_backfill_jobs_ended", "Jobs that ended here.", labels=["status"])
+    for word, count in mending.backfiller.ended.items():
+        ended.add_metric([word], count)
+    yield ended
+    rows = CounterMetricFamily("data_manager_backfill_rows", "Rows that jobs fetched here.", labels=["outcome"])
+    for word, count in mending.backfiller.rows.items():
+        rows.add_metric([word], count)
+    yield rows
+    done = mending.healing.figures
+    text = "Jobs made without being asked for."
+    yield CounterMetricFamily("data_manager_auto_backfill_triggered", text, done["jobs"] + done["jobs_of_losses"])
+    text = "Jobs made for holes that audits found."
+    yield CounterMetricFamily("data_manager_audit_backfills_triggered", text, done["jobs"])
+    holes = CounterMetricFamily("data_manager_holes_settled", "Holes by what a heal came to.", labels=["state"])
+    for word in ("healed", "open", "absent_at_source", "unrecoverable"):
+        holes.add_metric([word], done[word])
+    yield holes

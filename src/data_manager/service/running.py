@@ -88,12 +88,14 @@ class Service:
         parts = self.parts
         yield partial(figures.of_loop, self._loop_lag)
         yield partial(figures.of_databases, parts.databases)
+        ours = () if parts.ingesting is None else parts.ingesting.breakers
+        yield partial(figures.of_breakers, ours if parts.working is None else (*ours, parts.working.mending.breaker))
         if parts.ingesting is not None:
             yield partial(figures.of_shedding, parts.ingesting)
-            yield partial(figures.of_breakers, parts.ingesting.breakers)
         if parts.working is not None:
             yield partial(figures.of_lease, parts.working.lease)
             yield partial(figures.of_auditor, parts.working.auditing.auditor)
+            yield partial(figures.of_mending, parts.working.mending)
 
         if parts.feeding is not None:
             yield parts.feeding.figures
@@ -173,6 +175,7 @@ class Service:
                 conditions=self._conditions,
                 desk=None if self.parts.working is None else self.parts.working.auditing.desk,
                 role=self.parts.role,
+                backfills=self.settings.enable_backfiller,
                 ingest=self._ingest_facts,
                 databases=self._database_facts,
                 connections=self._connection_facts,

@@ -14,7 +14,9 @@ from data_manager.domain.finding import Finding, FindingKind, found
 from data_manager.ports import Lease, MetadataStore, SeriesStore
 from data_manager.service.again import Again
 from data_manager.service.auditing import Auditing
+from data_manager.service.mending import Mending, Past
 from data_manager.services.catalog import keep_statistics
+from data_manager.services.databases import Databases
 from data_manager.services.lease import Campaign, LeaseStatus
 from data_manager.services.reporting import Reporter
 from data_manager.settings import Settings
@@ -30,7 +32,18 @@ _FINDINGS_MAX = 1_000
 class Working:
     """Campaigns to lead, and does the work while it does. run() it once."""
 
-    def __init__(self, settings: Settings, store: SeriesStore, meta: MetadataStore, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: SeriesStore,
+        meta: MetadataStore,
+        reporter: Reporter,
+        databases: Databases,
+        past: Past,
+        *,
+        writes: bool,
+    ) -> None:
+        """past: whom it can be asked of. writes: whether this process may append rows to the store."""
         self._store = store
         self._meta = meta
         self._reporter = reporter
@@ -42,6 +55,9 @@ class Working:
             every_s=settings.leader_election_heartbeat_interval,
         )
         self.auditing = Auditing(settings, store, meta, reporter, self._campaign)
+        self.mending = Mending(
+            settings, store, meta, reporter, self._campaign, databases, self.auditing.auditor, past, writes=writes
+        )
         self._statistics: dict[str, int] = {}
         self._leaderless_ms: int | None = None  # since when, as told
         self._ended_in_epoch = 0
@@ -56,6 +72,7 @@ class Working:
         yield Again("statistics", _STATISTICS_S, self._leading(self._keep_statistics))
         yield Again("store's house", _HOUSE_S, self._leading(self._look_at_house))
         yield from self.auditing.again()
+        yield from self.mending.again()
 
     def lease(self) -> LeaseStatus:
         """Who leads, as far as is known here."""

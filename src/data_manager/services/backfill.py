@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import structlog
@@ -21,7 +21,8 @@ from data_manager.domain.errors import Conflict, DataManagerError, NotFound, Thr
 from data_manager.domain.job import Job, JobState
 from data_manager.ports import Clock, LeaseLost, Records
 from data_manager.ports_jobs import JobStore
-from data_manager.services.backfilling.choosing import Plan
+from data_manager.ports_source import Source
+from data_manager.services.backfilling.choosing import Plan, by_order
 from data_manager.services.backfilling.running import Append, NotOffered, Run, SourceFailed
 
 ENDED_MAX: Final = 10_000
@@ -39,9 +40,20 @@ Change = Callable[[Job], Job]
 class Backfiller:
     """Runs jobs. figures: rows by what became of them, and jobs by how they ended, since the start."""
 
-    def __init__(self, plan: Plan, append: Append, clock: Clock, *, owner: str, at_once: int) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        append: Append,
+        clock: Clock,
+        *,
+        owner: str,
+        at_once: int,
+        plan: Plan = by_order,
+    ) -> None:
+        """owner: a name for this process that no other has. at_once: jobs that run at the same time."""
         self.rows: Counter[str] = Counter()
         self.ended: Counter[str] = Counter()
+        self._sources = sources
         self._plan = plan
         self._append = append
         self._clock = clock
@@ -103,7 +115,7 @@ class Backfiller:
     # ---- one job -------------------------------------------------------------------------------------------------
 
     async def _work(self, job: Job, records: Records) -> None:
-        run = Run(job, records, self._plan, self._append, records.keep_dead, self._clock)
+        run = Run(job, records, self._sources, self._plan, self._append, records.keep_dead, self._clock)
         working = asyncio.create_task(self._run(run), name=f"work at job {job.id}")
         beating = asyncio.create_task(run.beat(), name=f"heartbeat of job {job.id}")
         try:

@@ -114,7 +114,7 @@ class Conditions:
     def known_of(self, series: Series) -> tuple[SeriesTruth, Life]:
         """All that is known of a series here, and its life."""
         known = self._known.get(series.id)
-        return SeriesTruth(series=series.id) if known is None else known.truth, self._life_of(series)
+        return SeriesTruth(series=series.id) if known is None else known.truth, self.life_of(series)
 
     def judged_until_ms(self, series: Series, now_ms: int) -> int | None:
         """Where the audits of a series end; None when nobody keeps them up."""
@@ -122,7 +122,8 @@ class Conditions:
         mark = None if known is None else known.truth.mark
         return None if mark is None or now_ms - mark.looked_ms > self._late_ms else mark.until_ms
 
-    def _life_of(self, series: Series) -> Life:
+    def life_of(self, series: Series) -> Life:
+        """When rows of the series can exist, as far as it was learnt."""
         return self._lives.get((series.market, series.symbol), EVER)
 
     async def keep_up(self) -> None:
@@ -169,7 +170,7 @@ class Conditions:
         return 0 if known is None else known.truth.version
 
     def _said(self, series: Series, span: Span, now_ms: int) -> Said:
-        life = self._life_of(series)
+        life = self.life_of(series)
         known = self._known.get(series.id) or _Known(SeriesTruth(series=series.id), life)
         settled_ms, turn_ms = self._settled_ms(series, known.truth.mark, now_ms)
         found = known.ranges(span, settled_ms, now_ms, DATASETS[series.dataset].continuity.verifiable)

@@ -91,7 +91,7 @@ class Healing:
         _, busy = await records.jobs(limit=1, states=OPEN, by=[BY, BY_FINDING])
         free = max(self._jobs_max - busy, 0)
         free -= await self._begin(records, free)
-        self.figures["found_lost"] += await self._losses.turn(records, free)
+        self.figures["jobs_of_losses"] += await self._losses.turn(records, free)
 
     # ---- from holes to jobs --------------------------------------------------------------------------------------
 

@@ -26,6 +26,15 @@ _log = structlog.get_logger(__name__)
 LetGo = Callable[[Dataset, Rows], None]
 
 
+def nearly_shed(sizes: StoreSizes | None, bytes_max: int) -> frozenset[str]:
+    """Datasets that are shed at that size, or would be soon: no room for what was let go. Unknown: all that may be."""
+    if not bytes_max:
+        return frozenset()
+    return frozenset(
+        name for name, limit in ORDER.items() if sizes is None or sizes.used_bytes / bytes_max >= limit - _ROOM
+    )
+
+
 class Shedding:
     """Knows what is shed now. look() at the sizes now and then; take() from each flush what must not be stored."""
 

@@ -222,6 +222,28 @@ class Settings:
         at_most=86_400,
     )
 
+    enable_backfiller: bool = a_setting(True, "Whether backfill jobs are taken and run.")
+    max_concurrent_tasks: int = a_setting(
+        4, "Backfill jobs that run at a time; they share the exchange's limits.", unit="jobs", at_least=1, at_most=64
+    )
+    enable_auto_backfill: bool = a_setting(
+        True, "Whether what audits find missing is fetched without being asked for, and looked at again."
+    )
+    min_auto_backfill_gap: int = a_setting(
+        0, "Shorter holes are left to people; 0: every hole is mended.", unit="s", at_least=0, at_most=31_536_000
+    )
+    max_auto_backfill_jobs: int = a_setting(
+        5, "Jobs made by auto-backfill that are open at a time.", unit="jobs", at_least=1, at_most=1_000
+    )
+    auto_backfill_ask_again_s: float = a_setting(
+        60.0,
+        "How long after a source said it has nothing it is asked once more before that counts; also the first pause "
+        "after an attempt in vain, which then grows to a day.",
+        unit="s",
+        at_least=0.1,
+        at_most=86_400,
+    )
+
     enable_api: bool = a_setting(True, "Whether the HTTP API is served.")
     api_host: str = a_host("127.0.0.1", "Address the HTTP API listens on.")
     api_port: int = a_port(8000, "Port of the HTTP API; 0 takes any free one.")

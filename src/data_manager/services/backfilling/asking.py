@@ -45,20 +45,23 @@ def series_asked(market: str, data_type: str, symbol: str, timeframe: str | None
     """The series that these words name. Raises BadQuery with the field's name and what would be valid."""
     called = names or Names()
     dataset = _dataset(data_type, called.dataset)
+    _require_source(dataset, called.dataset, data_type)
     try:
-        series = make_series(dataset, market, symbol, timeframe)
+        return make_series(dataset, market, symbol, timeframe)
     except BadQuery as error:
         field = {"pair": called.symbol, "period": called.interval}.get(error.field, error.field)
         raise BadQuery(field, error.value, error.rule) from None
-    require_source(series, called.dataset, data_type)
+
+
+def require_source(series: Series) -> Series:
+    """The series, if anybody can be asked for its past; BadQuery otherwise."""
+    _require_source(DATASETS[series.dataset], "series", series.id)
     return series
 
 
-def require_source(series: Series, field: str = "series", value: str | None = None) -> None:
-    """Raises BadQuery where nobody can be asked for the past of the series."""
-    if not can_be_had_again(DATASETS[series.dataset]):
-        rule = f"nobody can be asked for its past: possible are {' '.join(_words())}"
-        raise BadQuery(field, series.id if value is None else value, rule)
+def _require_source(dataset: Dataset, field: str, value: str) -> None:
+    if not can_be_had_again(dataset):
+        raise BadQuery(field, value, f"nobody can be asked for its past: possible are {' '.join(_words())}")
 
 
 def _dataset(word: str, field: str) -> Dataset:

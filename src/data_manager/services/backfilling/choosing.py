@@ -7,11 +7,8 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from data_manager.domain.dataset import parse_series
 from data_manager.domain.datasets import DATASETS
-from data_manager.domain.job import Choice
-from data_manager.domain.span import Span, intersection
-from data_manager.domain.span import difference as rest_of
+from data_manager.domain.span import difference, intersection
 from data_manager.ports_source import Offer, Source, Wanted
 
 
@@ -22,29 +19,17 @@ class Step(NamedTuple):
     offer: Offer
 
 
-Plan = Callable[[Wanted, int, Choice], Sequence[Step]]
-"""What is wanted, now, and who may be asked in; disjoint steps in order of time out, which need not cover it."""
+Plan = Callable[[Sequence[Source], Wanted, int], Sequence[Step]]
+"""Who may be asked, what is wanted, and now in; disjoint steps in order of time out, which need not cover it."""
 
 
-def by_order(sources: Sequence[Source]) -> Plan:
-    """The plan that takes each dataset's calls in their order."""
-
-    def plan(wanted: Wanted, now_ms: int, choice: Choice) -> list[Step]:
-        order = DATASETS[wanted.series.dataset].refill
-        asked = [one for one in sources if choice in ("auto", one.name)]
-        offered = [Step(one, offer) for one in asked for offer in one.offers(wanted, now_ms)]
-        offered = [step for step in offered if step.offer.call in order]
-        offered.sort(key=lambda step: (step.offer.coarse, order.index(step.offer.call), step.offer.span))
-        left, steps = [wanted.span], list[Step]()
-        for source, offer in offered:
-            for part in intersection(left, [offer.span]):
-                steps.append(Step(source, replace(offer, span=part)))
-            left = rest_of(left, [offer.span])
-        return sorted(steps, key=lambda step: step.offer.span)
-
-    return plan
-
-
-def wanted_of(series_id: str, span: Span, after: int | None = None, before: int | None = None) -> Wanted:
-    """Rows of a series named by its id."""
-    return Wanted(series=parse_series(series_id, DATASETS, ""), span=span, after=after, before=before)
+def by_order(sources: Sequence[Source], wanted: Wanted, now_ms: int) -> list[Step]:
+    """The plan that takes the calls of a dataset in their order, and what is coarse last."""
+    order = DATASETS[wanted.series.dataset].refill
+    offered = [Step(one, offer) for one in sources for offer in one.offers(wanted, now_ms) if offer.call in order]
+    offered.sort(key=lambda step: (step.offer.coarse, order.index(step.offer.call), step.offer.span))
+    left, steps = [wanted.span], list[Step]()
+    for source, offer in offered:
+        steps += [Step(source, replace(offer, span=part)) for part in intersection(left, [offer.span])]
+        left = difference(left, [offer.span])
+    return sorted(steps, key=lambda step: step.offer.span)

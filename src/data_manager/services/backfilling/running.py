@@ -9,22 +9,24 @@ nobody offers fails the job in the end, for a job that is completed has asked fo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
 from functools import reduce
 from typing import Final
+
+import structlog
 
 from data_manager.domain import job as jobs
 from data_manager.domain.batch import Batch
 from data_manager.domain.dataset import parse_series
 from data_manager.domain.datasets import DATASETS
-from data_manager.domain.errors import Conflict, DataManagerError, Unavailable
+from data_manager.domain.errors import BadQuery, Conflict, DataManagerError, Unavailable
 from data_manager.domain.job import Choice, Job, JobState, Piece
 from data_manager.domain.span import Span, difference
 from data_manager.domain.time import iso
 from data_manager.ports import Clock, DeadLetter, LeaseLost, Receipt
 from data_manager.ports_jobs import JobStore
-from data_manager.ports_source import Fetched, Wanted
+from data_manager.ports_source import Fetched, Source, Wanted
 from data_manager.services.backfilling.choosing import Plan, Step
 from data_manager.services.backfilling.lacking import Edge, edge_of, lacking
 
@@ -38,10 +40,11 @@ _ROWS_AT_ONCE: Final = 20_000  # appended: live rows get their turn between
 _NOTE_S: Final = 0.5  # pieces that come faster are noted together
 _BEAT_S: Final = 10.0
 _CONFLICTS_MAX: Final = 20
+_log = structlog.get_logger(__name__)
 
 
 class SourceFailed(Exception):
-    """A source raised what the cause says: the job's trouble, not ours."""
+    """A source raised what the cause says, and no other can be asked instead: the job's trouble, not ours."""
 
 
 class NotOffered(Exception):
@@ -52,9 +55,17 @@ class Run:
     """The work at one job that was started. job: as it stands."""
 
     def __init__(
-        self, job: Job, store: JobStore, plan: Plan, append: Append, keep_dead: KeepDead, clock: Clock
+        self,
+        job: Job,
+        store: JobStore,
+        sources: Sequence[Source],
+        plan: Plan,
+        append: Append,
+        keep_dead: KeepDead,
+        clock: Clock,
     ) -> None:
         self.job = job
+        self._sources = [one for one in sources if job.source in ("auto", one.name)]
         self._series = parse_series(job.series, DATASETS, "")
         self._owner = job.owner
         self._store = store
@@ -71,14 +82,33 @@ class Run:
         Raises SourceFailed and NotOffered; Conflict when the job is not ours any more; and what the stores raise.
         """
         missed: list[Span] = []
-        while left := difference(self.job.remaining, missed):
-            for span in left:
-                missed += await self._stretch(span)
+        failure: SourceFailed | None = None
+        while left := difference(self._left(), missed):
+            try:
+                for span in left:
+                    missed += await self._stretch(span)
+            except _Failed as error:
+                failure = SourceFailed(str(error))
+                failure.__cause__ = error.cause
+                self._instead_of(error)
             await self._note(everything=True)
+        if missed and failure is not None:
+            raise failure
         if missed:
             named = ", ".join(f"{iso(one.start_ms)} to {iso(one.end_ms)}" for one in missed[:3])
             raise NotOffered(f"no {_who(self.job.source)} offers {self.job.series} from {named}")
         await self._keep(lambda one: jobs.completed(one, self._clock.now_ms()))
+
+    def _left(self) -> list[Span]:
+        """What is not finished, noted or not."""
+        return difference(self.job.remaining, (one.span for one in self._pieces))
+
+    def _instead_of(self, error: _Failed) -> None:
+        """Ask the others from now on, if what went wrong is that source's alone."""
+        asked = [] if isinstance(error.cause, BadQuery) else [one for one in self._sources if one is not error.source]
+        others = [one.name for one in asked]
+        self._sources = asked
+        _log.warning("a source failed", job=self.job.id, source=error.source.name, reason=str(error), others=others)
 
     async def keep(self, step: Callable[[Job], Job]) -> None:
         """How it ended; what is finished is noted first."""
@@ -94,7 +124,7 @@ class Run:
     async def _stretch(self, span: Span) -> list[Span]:
         """Fetch one stretch; the parts of it nobody offers."""
         wanted = self._wanted(span)
-        steps = self._plan(wanted, self._clock.now_ms(), self.job.source)
+        steps = self._plan(self._sources, wanted, self._clock.now_ms())
         for step in steps:
             async with aclosing(self._fetch(wanted, step)) as pieces:
                 await self._take(wanted, step, pieces)
@@ -127,10 +157,10 @@ class Run:
         return Wanted(series=self._series, span=span, after=after, before=before)
 
     async def _fetch(self, wanted: Wanted, step: Step) -> AsyncGenerator[Fetched]:
-        """The pieces of a step. Raises SourceFailed for whatever the source raises on purpose."""
+        """The pieces of a step. Raises _Failed for whatever the source raises on purpose."""
         pieces = step.source.fetch(wanted, step.offer, f"job:{self.job.id}")
         try:
-            while (fetched := await _next(pieces, step.offer.call)) is not None:
+            while (fetched := await _next(pieces, step)) is not None:
                 yield fetched
         finally:
             if isinstance(pieces, AsyncGenerator):
@@ -184,15 +214,22 @@ class Run:
         raise Unavailable(f"job {self.job.id} is changed by others all the time")
 
 
-async def _next(pieces: AsyncIterator[Fetched], call: str) -> Fetched | None:
+class _Failed(Exception):
+    def __init__(self, source: Source, cause: DataManagerError) -> None:
+        super().__init__(str(cause))
+        self.source = source
+        self.cause = cause
+
+
+async def _next(pieces: AsyncIterator[Fetched], step: Step) -> Fetched | None:
     try:
         async with asyncio.timeout(PIECE_S):
             return await anext(pieces, None)
     except DataManagerError as error:
-        raise SourceFailed(str(error)) from error
-    except TimeoutError:
-        away = Unavailable(f"{call} gave nothing for {PIECE_S:.0f} s")
-        raise SourceFailed(str(away)) from away
+        raise _Failed(step.source, error) from error
+    except TimeoutError as error:
+        away = Unavailable(f"{step.offer.call} gave nothing for {PIECE_S:.0f} s")
+        raise _Failed(step.source, away) from error
 
 
 def _parts(rows: Batch) -> Iterator[Batch]:

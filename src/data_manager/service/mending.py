@@ -1,0 +1,140 @@
+"""Mending in a running service: backfill jobs, auto-heal and the lives of symbols, by the replica that leads."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
+
+import structlog
+
+from data_manager.adapters.clock import SystemClock
+from data_manager.adapters.resilience import Breaker
+from data_manager.domain.dataset import Series
+from data_manager.domain.errors import Conflict, Corrupt, DataManagerError, Unavailable
+from data_manager.domain.job import JobState
+from data_manager.domain.life import SymbolLife
+from data_manager.domain.mending import Patience
+from data_manager.domain.time import SECOND_MS
+from data_manager.ports import Lease, MetadataStore, Records, SeriesStore
+from data_manager.ports_source import Source
+from data_manager.service.again import Again
+from data_manager.services.backfill import Backfiller
+from data_manager.services.backfilling.losses import Losses
+from data_manager.services.databases import Databases
+from data_manager.services.healing import Audits, Certify, Healing
+from data_manager.services.lease import Campaign
+from data_manager.services.periodic import when_due
+from data_manager.services.reporting import Reporter
+from data_manager.services.shedding import nearly_shed
+from data_manager.settings import Settings
+
+CLOCK = SystemClock()
+_JOBS_S: Final = 0.5
+_HEAL_S: Final = 1.0
+_COUNT_S: Final = 5.0
+_LIVES_S: Final = 3_600.0
+_LOOK_S: Final = 5.0
+_log = structlog.get_logger(__name__)
+
+LifeOf = Callable[[Series], Awaitable[SymbolLife | None]]
+
+
+class Past(NamedTuple):
+    """Whom the past can be asked of. life_of: when a symbol was listed and delisted, where anybody tells."""
+
+    sources: Sequence[Source] = ()
+    life_of: LifeOf | None = None
+
+
+class Mending:
+    """Runs jobs and heals while we lead. counts: jobs by state, as last looked; None before that."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: SeriesStore,
+        meta: MetadataStore,
+        reporter: Reporter,
+        campaign: Campaign,
+        databases: Databases,
+        audits: Audits,
+        past: Past,
+        *,
+        writes: bool,
+        certify: Certify | None = None,
+    ) -> None:
+        """writes: whether this process may append rows to the store."""
+        self.counts: Mapping[JobState, int] | None = None
+        self.breaker = Breaker("store for backfill")
+        self._meta = meta
+        self._store = store
+        self._campaign = campaign
+        self._databases = databases
+        self._past = past
+        self._jobs_on = settings.enable_backfiller and writes
+        self._heals_on = settings.enable_backfiller and settings.enable_auto_backfill
+        self.backfiller = Backfiller(
+            past.sources,
+            lambda batch: self.breaker.call(lambda: store.append(batch)),
+            CLOCK,
+            owner=campaign.holder,
+            at_once=settings.max_concurrent_tasks,
+        )
+        self.healing = Healing(
+            audits,
+            Losses(CLOCK, reporter.report, self._near_full),
+            CLOCK,
+            jobs_max=settings.max_auto_backfill_jobs,
+            patience=Patience(
+                ask_again_ms=round(settings.auto_backfill_ask_again_s * SECOND_MS),
+                least_ms=settings.min_auto_backfill_gap * SECOND_MS,
+            ),
+            certify=certify,
+        )
+        if settings.enable_backfiller and not writes:
+            _log.warning("no backfill jobs are run here", reason="another process writes the embedded store: role all")
+
+    def again(self) -> Iterator[Again]:
+        """Its turns."""
+        yield Again("count jobs", _COUNT_S, self._count)
+        if self._jobs_on:
+            yield Again("backfill", _JOBS_S, lambda: self._lead(self.backfiller.turn))
+        if self._heals_on:
+            yield Again("heal", _HEAL_S, lambda: self._lead(self.healing.turn))
+        if self._past.life_of is not None:
+            yield Again("lives of symbols", _LOOK_S, when_due(_LIVES_S, lambda: self._lead(self._learn_lives), CLOCK))
+
+    async def _lead(self, work: Callable[[Records], Awaitable[object]]) -> bool:
+        """Do it if we lead. What somebody else changed, or cannot be read, is looked at again at the next turn."""
+
+        async def under(lease: Lease) -> None:
+            await work(self._meta.fenced(lease))
+
+        try:
+            return await self._campaign.lead(under)
+        except (Conflict, Corrupt) as error:
+            raise Unavailable(str(error)) from error
+
+    async def _count(self) -> None:
+        self.counts = await self._meta.job_counts()
+
+    def _near_full(self) -> frozenset[str]:
+        return nearly_shed(self._databases.sizes, self._databases.bytes_max)
+
+    async def _learn_lives(self, records: Records) -> None:
+        """When the symbols held were listed and delisted, as the venue tells."""
+        life_of = self._past.life_of
+        assert life_of is not None, "somebody tells"
+        told, untold = list[SymbolLife](), Counter[str]()
+        for series in {(one.market, one.symbol): one for one in await self._store.series()}.values():
+            try:
+                life = await life_of(series)
+            except DataManagerError as error:  # one market that is away says nothing of the others
+                untold[str(error)] += 1
+                continue
+            if life is not None:
+                told.append(life)
+        for reason, symbols in untold.items():
+            _log.warning("the life of symbols is not known", symbols=symbols, reason=reason)
+        await records.keep_lives(told)

@@ -1,0 +1,74 @@
+"""Where jobs are asked for, looked at, cancelled and retried: one place for the API and the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from data_manager.domain import job as jobs
+from data_manager.domain.condition import EVER
+from data_manager.domain.dataset import Series
+from data_manager.domain.errors import Conflict, NotFound
+from data_manager.domain.job import Choice, Job, JobState, Target
+from data_manager.ports import Clock
+from data_manager.ports_jobs import JobStore
+from data_manager.services.backfilling.asking import PRIORITY, LifeOf, Names, new_job, span_asked
+
+_TRIES: Final = 20  # while others change the same job
+
+
+class Office:
+    """Takes requests. life_of: when rows of a series can exist, as far as is known."""
+
+    def __init__(self, store: JobStore, clock: Clock, life_of: LifeOf = lambda series: EVER) -> None:
+        self._store = store
+        self._clock = clock
+        self._life_of = life_of
+
+    async def ask(
+        self,
+        series: Series,
+        start_ms: int,
+        end_ms: int,
+        *,
+        by: str,
+        priority: int = PRIORITY,
+        source: Choice = "auto",
+        names: Names | None = None,
+    ) -> Job:
+        """The job that fetches this: a new one, or the open one that covers it. Raises BadQuery as span_asked does."""
+        now_ms = self._clock.now_ms()
+        span = span_asked(series, start_ms, end_ms, now_ms, self._life_of(series), names)
+        wanted = [Target(span.start_ms, span.end_ms)]
+        return await self._store.submit_job(new_job(series, wanted, now_ms, by=by, priority=priority, source=source))
+
+    async def job(self, job_id: str) -> Job:
+        """The job with that id. Raises NotFound."""
+        found = await self._store.job(job_id)
+        if found is None:
+            raise NotFound(
+                f"no job {job_id[:64]!r} is known: GET /backfill/jobs and `data-manager backfill list` name all"
+            )
+        return found
+
+    async def jobs(
+        self, *, limit: int, offset: int = 0, states: Sequence[JobState] = (), series: str | None = None
+    ) -> tuple[list[Job], int]:
+        """A page of jobs, the newest first, and how many there are in all."""
+        return await self._store.jobs(limit=limit, offset=offset, states=states, series=series)
+
+    async def cancel(self, job_id: str) -> Job:
+        """The job, cancelled; what it fetched stays. Raises NotFound, and Conflict when it is over already."""
+        for _ in range(_TRIES):
+            job = await self.job(job_id)
+            try:
+                return await self._store.keep_job(jobs.cancelled(job, None, self._clock.now_ms()))
+            except Conflict:
+                if not (await self.job(job_id)).open:
+                    raise
+        raise Conflict(f"job {job_id} is changed by others all the time: try again")
+
+    async def retry(self, job_id: str) -> Job:
+        """A failed or cancelled job, open again: it goes on where it stopped. Or the open job that covers it by now."""
+        job = await self.job(job_id)
+        return await self._store.submit_job(jobs.retried(job, self._clock.now_ms()))
