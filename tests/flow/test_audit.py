@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from data_manager.adapters.binance.wire import DATASET_OF, Decoder
 from data_manager.adapters.meta.sql import SqlMetaStore, open_meta
@@ -30,6 +31,7 @@ from data_manager.domain.span import Span
 from data_manager.domain.truth import SeriesTruth
 from data_manager.ports import SeriesStore
 from data_manager.services.audit import Auditor
+from data_manager.services.auditing.looking import Crossed
 from data_manager.services.conditions import Conditions
 from tests.contract.rows import BASE_MS, candle, depth_update, trade
 from tests.memory import MemoryStore
@@ -676,3 +678,59 @@ async def test_a_halt_that_is_told_later_ends_its_holes(store: SeriesStore, meta
     house.clock.now += 1
     assert await house.holes() == [(at(20), at(21))]
     assert [one.open for one in house.told if one.start_ms == at(30)] == [True, False]
+
+
+# ── The same facts told twice ────────────────────────────────────────────────────────────────────────────────────────
+
+FIVES = Series("um", "candle", "BTCUSDT", "5m")
+
+
+OFFSET = -BASE_MS // MINUTE_MS % 5  # minutes from BASE_MS to the next full five
+
+
+def fives(wanted: Collection[int], volume: str = "52.5") -> list[Event]:
+    """The candles that five minutes of tests.contract.rows make up each."""
+    return [
+        structs.replace(
+            candle(OFFSET + 5 * number), interval="5m", volume=Number(volume), trades=35,
+            close_ms=at(OFFSET + 5 * number + 5) - 1, event_ms=at(OFFSET + 5 * number + 5),
+        )
+        for number in wanted
+    ]  # fmt: skip
+
+
+async def test_candles_are_judged_by_finer_ones_as_they_come(store: SeriesStore, meta: SqlMetaStore) -> None:
+    house = House(store, meta, at(OFFSET + 100) + 10_000)
+    await house.hold(minutes(set(range(OFFSET + 100)) - {OFFSET + 52}))
+    await house.hold(fives(range(10)))
+    await house.hold(fives([10], volume="1"))  # what it is made of lacks a minute: nobody can tell
+    await house.hold(fives([11], volume="52.6"))
+    await house.hold(fives(range(12, 20)))
+    done = await house.auditor.run()
+    assert done.crossed == Crossed(agreed=18, differing=1, unjudged=1)
+    told = [(one.series, one.start_ms, one.evidence["rule"], one.open) for one in house.told if one.kind is FindingKind.FLAWED]
+    assert told == [(FIVES.id, at(OFFSET + 55), "unlike candle.1m", True)]
+    house.clock.now += 1
+    assert (await house.auditor.run()).crossed == Crossed(agreed=9 - 1, differing=1, unjudged=1), "tried again for an hour"
+    await house.hold(minutes([OFFSET + 52]), origin="job:1")
+    house.clock.now += 1
+    again = (await house.auditor.run()).crossed
+    assert (again.differing, again.unjudged) == (2, 0), "mended, and now it can be seen"
+    await house.hold(fives([10, 11]), origin="job:1")
+    house.clock.now += 1
+    await house.auditor.run(full=True)
+    assert [one for one in (await house.truth(FIVES)).flaws if one.reason.startswith("unlike")] == []
+    over = [one.start_ms for one in house.told if one.kind is FindingKind.FLAWED and not one.open]
+    assert sorted(over) == [at(OFFSET + 50), at(OFFSET + 55)]
+
+
+async def test_a_judge_that_cannot_be_read_takes_nothing_from_what_it_would_have_judged(meta: SqlMetaStore) -> None:
+    store = Broken()
+    house = House(store, meta, at(OFFSET + 100) + 20_000)
+    await house.hold(minutes(range(OFFSET + 100)))
+    await house.hold(fives(range(20)))
+    store.error, store.when = Corrupt("not as it was written"), lambda series: series == MINUTES
+    done = await house.auditor.run()
+    assert done.failed == (MINUTES.id,)
+    assert house.auditor.failures["cross-check Corrupt"] == 1
+    assert {one[2] for one in await house.covered(FIVES)} == {"pass"}

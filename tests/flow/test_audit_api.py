@@ -94,6 +94,7 @@ async def test_an_audit_on_demand_says_what_is_missing(client: httpx2.AsyncClien
     assert answer.json() == {
         "audited": 1, "failed": [], "findings": 1, "holes_total": 1,
         "holes": [{"series": SERIES, "start_ms": at(7), "end_ms": at(8), "kind": "grid", "missing": 1}],
+        "cross_checked": {"agreed": 0, "excused": 0, "differing": 0, "unjudged": 49},
     }  # fmt: skip
     everything = (await client.post("/audit/run")).json()
     assert (everything["audited"], everything["holes_total"]) == (3, 2)

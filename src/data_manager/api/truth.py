@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 from fastapi.routing import APIRoute
-from msgspec import json
+from msgspec import json, structs
 from starlette.requests import Request
 
 from data_manager.api.errors import DOCUMENTED, ErrorBody
@@ -170,6 +170,7 @@ def audit_facts(done: Audited) -> dict[str, Any]:
         "findings": done.findings,
         "holes": [_hole_fact(entry) for entry in done.holes[:HOLES_MAX]],
         "holes_total": len(done.holes),
+        "cross_checked": structs.asdict(done.crossed),
     }
 
 

@@ -21,6 +21,15 @@ class HoleFact(BaseModel):
     missing: Annotated[int | None, Field(description="How many rows; null where that cannot be counted.")]
 
 
+class CrossChecked(BaseModel):
+    """Candles that were judged by finer candles or trades of the same symbol."""
+
+    agreed: int
+    excused: Annotated[int, Field(description="Differ as the venue's own rules allow.")]
+    differing: int
+    unjudged: Annotated[int, Field(description="Not all that they are judged by is held.")]
+
+
 class AuditDone(BaseModel):
     """What an audit came to."""
 
@@ -29,6 +38,7 @@ class AuditDone(BaseModel):
     findings: Annotated[int, Field(description="Findings that began, changed or ended.")]
     holes: Annotated[list[HoleFact], Field(description=f"All that is missing now, at most {HOLES_MAX}.")]
     holes_total: int
+    cross_checked: CrossChecked
 
 
 class AuditUnderWay(BaseModel):

@@ -18,7 +18,7 @@ own rules is no difference, but is counted as excused:
 - A bar without trades is flat at the close before it, with volume 0; spot omits such bars altogether.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -28,9 +28,11 @@ from numpy.typing import NDArray
 from data_manager.domain.bars import Bars, bars_of_candles, bars_of_fills, gather, is_market, next_opens, opens_of
 from data_manager.domain.batch import Batch
 from data_manager.domain.columns import Flags, Ints, Mask
+from data_manager.domain.dataset import Series
 from data_manager.domain.decimals import Decimals
 from data_manager.domain.exact import Exact, exact, minus, plus, raised, unlike
 from data_manager.domain.span import Span, union
+from data_manager.domain.time import DAY_MS, INTERVALS_MS
 
 DIFFERENCES_MAX: Final = 1_000
 AGGREGATION_MS: Final = 100
@@ -62,6 +64,7 @@ class CrossCheck(Struct, frozen=True, kw_only=True):
     differing: int
     unjudged: int
     differences: tuple[Difference, ...]  # of the first candles that differ, DIFFERENCES_MAX at most
+    unjudged_from_ms: int | None = None  # open time of the first candle that could not be judged
 
     @property
     def judged(self) -> int:
@@ -139,6 +142,69 @@ def empty_bars(trades: Batch, interval: str) -> list[Span]:
     return union(Span(start, end) for start, end in zip(from_ms[at].tolist(), until_ms[at].tolist(), strict=True))
 
 
+# ── Who judges whom ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Judge(Struct, frozen=True):
+    """A series that can judge another, by which comparison, and the columns that reads of either.
+
+    bracketed: its rows tell that none is missing only together with the one before and the one after.
+    """
+
+    source: Series
+    by: Callable[[Batch, Batch], CrossCheck]
+    columns: tuple[str, ...]
+    judged_columns: tuple[str, ...]
+    bracketed: bool
+
+
+_CANDLE: Final = ("open_ms", *_FIELDS)
+_TRADE: Final = ("trade_id", "traded_ms", "price", "quantity", "buyer_is_maker", "kind")
+_AGGREGATE: Final = (
+    "agg_id", "traded_ms", "price", "quantity", "buyer_is_maker", "first_trade_id", "last_trade_id",
+)  # fmt: skip
+_JUDGES: Final[Mapping[str, Mapping[str, tuple[Callable[[Batch, Batch], CrossCheck], tuple[str, ...], bool]]]] = {
+    "candle": {
+        "candle": (candles_from_candles, _CANDLE, False),
+        "trade": (candles_from_trades, _TRADE, True),
+        "agg_trade": (candles_from_aggregates, _AGGREGATE, True),
+    }
+}
+"""By dataset the datasets that can judge it, the best first: the comparison, what it reads, whether it is bracketed."""
+
+_NUMBERED_FILLS: Final = "trade"
+OMITS_EMPTY_BARS: Final = frozenset({"spot"})
+"""Markets whose venue makes no candle of a bar in which nobody traded; the others make a flat one."""
+
+
+def fills_of(series: Series) -> Series | None:
+    """The series whose unbroken ids prove that there was nothing to make a bar of; None where every bar is made."""
+    if series.market not in OMITS_EMPTY_BARS or series.dataset not in _JUDGES:
+        return None
+    return Series(series.market, _NUMBERED_FILLS, series.symbol)
+
+
+def judges_of(series: Series, held: Iterable[Series]) -> list[Judge]:
+    """Of the series held of the same symbol, those that can judge this one: the finest candles first, then fills."""
+    ways = _JUDGES.get(series.dataset, {})
+    usable = [one for one in held if one.dataset in ways and (one.interval is None or _makes_up(one, series))]
+    order = list(ways)
+    usable.sort(key=lambda one: (order.index(one.dataset), INTERVALS_MS[one.interval] or 0 if one.interval else 0))
+    judges = []
+    for one in usable:
+        by, columns, bracketed = ways[one.dataset]
+        judges.append(Judge(one, by, columns, _CANDLE, bracketed))
+    return judges
+
+
+def _makes_up(fine: Series, coarse: Series) -> bool:
+    """Whether candles of the one are whole parts of candles of the other, wherever these open."""
+    short, long = INTERVALS_MS[fine.interval or ""], INTERVALS_MS[coarse.interval or ""]
+    if short is None or short > DAY_MS or DAY_MS % short:
+        return False
+    return long is None or (long > short and long % short == 0)
+
+
 # ── Which bars can be judged ─────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -206,6 +272,7 @@ def _told(
     differing = unequal & _any(second, len(judged)) if second else unequal
     differences: list[Difference] = []
     ends = next_opens(candles.key, _interval(candles))
+    unjudged = np.delete(candles.key, judged)
     for bar in np.flatnonzero(differing).tolist():
         if len(differences) >= DIFFERENCES_MAX:
             break
@@ -229,6 +296,7 @@ def _told(
         differing=int(differing.sum()),
         unjudged=len(candles) - len(judged),
         differences=tuple(differences[:DIFFERENCES_MAX]),
+        unjudged_from_ms=int(unjudged.min()) if len(unjudged) else None,
     )
 
 

@@ -22,6 +22,7 @@ class Mark(Struct, frozen=True, kw_only=True):
     from_ms: int | None = None
     anchor_key: int | None = None
     rows_before: int = 0
+    crossed_ms: int | None = None  # candles that open before it were judged by other rows of the same facts
 
 
 class SeriesTruth(Struct, frozen=True, kw_only=True):

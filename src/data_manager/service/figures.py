@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate
 from typing import Protocol
 
+from msgspec import structs
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from data_manager.adapters.resilience import Breaker
@@ -66,6 +67,12 @@ def of_auditor(auditor: Auditor) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "data_manager_audit_duplicates_detected", "Places where a key stands twice.", figures.duplicates
     )
+    crossed = CounterMetricFamily(
+        "data_manager_audit_cross_checked", "Candles judged by other rows of the same facts.", labels=["outcome"]
+    )
+    for outcome, count in structs.asdict(figures.crossed).items():
+        crossed.add_metric([outcome], count)
+    yield crossed
     failures = CounterMetricFamily(
         "data_manager_audit_failures", "Audits that could not be done, by error.", labels=["error"]
     )

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any, Final
 
 import structlog
 from msgspec import Struct
@@ -33,8 +33,9 @@ from data_manager.domain.truth import Mark, SeriesTruth, TruthChange
 from data_manager.ports import Clock, MetaStore, SeriesStore
 from data_manager.ports_truth import TruthStore
 from data_manager.services.auditing.counting import Figures
+from data_manager.services.auditing.crossing import Crossing
 from data_manager.services.auditing.entering import Entering
-from data_manager.services.auditing.looking import Looked, Looking, Seen
+from data_manager.services.auditing.looking import Crossed, Looked, Looking, Seen
 from data_manager.services.auditing.telling import changes_of, not_done
 
 Report = Callable[[Sequence[Finding]], None]
@@ -52,7 +53,11 @@ _log = structlog.get_logger(__name__)
 
 
 class Audited(Struct, frozen=True, kw_only=True):
-    """What a run came to. holes: entries of the ledger that are not healed, of the series and span audited."""
+    """What a run came to.
+
+    holes: entries of the ledger that are not healed, of the series and span audited. crossed: candles that were judged
+    by other rows of the same facts.
+    """
 
     audited: int  # series
     failed: tuple[str, ...]  # ids of series whose audit could not be done
@@ -60,6 +65,7 @@ class Audited(Struct, frozen=True, kw_only=True):
     holes: tuple[LedgerEntry, ...]
     rows: int  # read
     seconds: float
+    crossed: Crossed = Crossed()
 
 
 class _Outcome(Struct, frozen=True):
@@ -68,6 +74,7 @@ class _Outcome(Struct, frozen=True):
     truth: SeriesTruth
     findings: list[Finding]
     rows: int
+    crossed: Crossed
     seen: Seen | None
     error: Exception | None
 
@@ -100,6 +107,7 @@ class Auditor:
         self._report = report
         self._sweep_ms = sweep_ms
         self._looking = Looking(store, grace_ms, page_rows)
+        self._crossing = Crossing(store)
         self._turn = asyncio.Lock()
         self._known: dict[str, SeriesTruth] = {}
         self._seen: dict[str, Seen] = {}
@@ -127,6 +135,7 @@ class Auditor:
             wanted = await self._wanted(series)
             run = _Run(self, truth or self._truth, span, full, self._clock.now_ms())
             done = await run.all(wanted, progress or _nobody)
+            self.figures.crossed += done.crossed
             if series is None and span is None:
                 self.last = done
                 self.figures.cycle(done.seconds)
@@ -134,6 +143,7 @@ class Auditor:
 
     async def _wanted(self, series: Sequence[Series] | None) -> list[Series]:
         held = await self._store.series()
+        self._crossing.learn(held)
         await self._refresh()
         await self._learn_lives()
         if series is None:
@@ -187,7 +197,8 @@ class Auditor:
         else:
             findings = self._failed(series.id, looked, error, now_ms)
             mark = replace(truth.mark or mark, from_ms=None, anchor_key=None)  # the next one looks at everything
-        return _Outcome(series, entering.change(mark), entering.truth(mark), findings, looked.rows, looked.seen, error)
+        change, known = entering.change(mark), entering.truth(mark)
+        return _Outcome(series, change, known, findings, looked.rows, looked.crossed, looked.seen, error)
 
     async def _looked(
         self, looked: Looked, series: Series, truth: SeriesTruth, span: Span | None, full: bool, now_ms: int
@@ -196,6 +207,7 @@ class Auditor:
             life = self._lives.get((series.market, series.symbol), EVER)
             if span is not None:
                 await self._looking.within(looked, series, span, now_ms, life)
+                await self._crossed(series, self._crossing.enter_within(looked, series, span))
                 return None
             full = full or series.id in self._other_life
             sweep = truth.mark is not None and now_ms - truth.mark.swept_ms >= self._sweep_ms
@@ -209,10 +221,25 @@ class Auditor:
                 seen=self._seen.get(series.id),
                 life=life,
             )
+            await self._crossed(series, self._crossing.enter(looked, series, truth, self._holes_of, full=full))
         except Exception as error:  # noqa: BLE001 - whatever broke the audit of one series, nobody may take it for complete
             looked.entering = Entering(truth, now_ms)
             return error
         return None
+
+    async def _crossed(self, series: Series, work: Coroutine[Any, Any, None]) -> None:
+        """Cross-checks. Where they cannot be done, nothing is said of more than they would have said."""
+        try:
+            await work
+        except Unavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - what others say of the series is not what its own audit says
+            self.failures[f"cross-check {type(error).__name__}"] += 1
+            _log.exception("a series could not be judged by others", series=series.id, reason=str(error))
+
+    def _holes_of(self, name: str) -> Sequence[LedgerEntry]:
+        known = self._known.get(name)
+        return () if known is None else known.holes
 
     def _failed(self, name: str, looked: Looked, error: Exception, now_ms: int) -> list[Finding]:
         """Enter that nothing is known of the span, and tell why."""
@@ -273,6 +300,7 @@ class _Run:
         self._waiting: list[_Outcome] = []
         self._failed: list[str] = []
         self._findings = self._rows = 0
+        self._crossed = Crossed()
         self._away: Unavailable | None = None
         self._drops: dict[str, list[Flaw]] = {}
 
@@ -300,6 +328,7 @@ class _Run:
             holes=tuple(self._holes(wanted)),
             rows=self._rows,
             seconds=clock.monotonic_s() - started_s,
+            crossed=self._crossed,
         )
 
     async def _one(self, series: Series) -> _Outcome:
@@ -311,6 +340,7 @@ class _Run:
         for one in outcomes:
             self._waiting.append(one)
             self._rows += one.rows
+            self._crossed += one.crossed
             if one.error is not None:
                 self._failed.append(one.series.id)
             if isinstance(one.error, Unavailable):

@@ -87,7 +87,7 @@ class Conditions:
         return self._said(series, span, self._clock.now_ms() if now_ms is None else now_ms).condition
 
     def at_hand(self, series: Series, span: Span | None) -> Said:
-        """The condition as far as it is known here; unverified while the metadata store cannot tell. No span: nothing."""
+        """The condition as far as it is known here; unverified while the metadata store cannot tell."""
         version = self.version(series)
         if span is None:
             return Said(NOTHING, version, None)

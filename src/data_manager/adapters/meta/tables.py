@@ -26,7 +26,7 @@ from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.sql.dml import Insert
 from sqlalchemy.types import TypeDecorator
 
-REVISION: Final = "0016"
+REVISION: Final = "0018"
 """The revision these tables belong to: the newest of migrations/versions."""
 
 MYSQL: Final[dict[str, Any]] = {
@@ -142,12 +142,13 @@ coverage = Table(
     metadata,
     Column("series", String(128), primary_key=True),  # a series id
     Column("version", BigInteger, nullable=False),  # one more at each change
-    Column("looked_ms", BigInteger, nullable=False),  # this and the next five: see domain/truth.py
+    Column("looked_ms", BigInteger, nullable=False),  # this and the next six: see domain/truth.py
     Column("swept_ms", BigInteger, nullable=False),
     Column("until_ms", BigInteger),
     Column("from_ms", BigInteger),
     Column("anchor_key", BigInteger),
     Column("rows_before", BigInteger, nullable=False),
+    Column("crossed_ms", BigInteger),
     Column("spans", BYTES, nullable=False),  # JSON: what was audited, when, by which rules, with what result
     Column("flaws", BYTES, nullable=False),  # JSON: what was found besides holes
     Column("let_go", BYTES),  # JSON: rows that went by retention; null: none
@@ -243,6 +244,15 @@ alert_messages = Table(
     Column("body", BYTES, nullable=False),  # JSON: the whole message, see domain/alert.py
     Index("idx_alert_messages_at", "at_ms", "id"),
     Index("idx_alert_messages_due", "due_ms"),
+    **MYSQL,
+)
+
+archive_files = Table(
+    "archive_files",
+    metadata,
+    Column("path", String(255), primary_key=True),  # in the venue's archive
+    Column("sha256", String(64), nullable=False),  # of the version that was taken in last
+    Column("taken_ms", BigInteger, nullable=False),
     **MYSQL,
 )
 

@@ -6,6 +6,7 @@ from typing import Final
 
 from data_manager.domain.dataset import Series
 from data_manager.domain.truth import SeriesTruth
+from data_manager.services.auditing.looking import Crossed
 
 CYCLE_S: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0)
 """Bounds of the histogram of cycles, in seconds."""
@@ -16,12 +17,14 @@ _DOUBLED: Final = "told_once"  # the check that blames a key that stands there t
 class Figures:
     """gaps: holes entered for the first time, by symbol and interval; duplicates: spans with a key held twice.
 
-    cycles: audits of everything, by the first bound of CYCLE_S that they kept; the last are beyond all of them.
+    crossed: candles judged by other rows. cycles: audits of everything, by the first bound of CYCLE_S that they kept;
+    the last are beyond all of them.
     """
 
     def __init__(self) -> None:
         self.gaps: Counter[tuple[str, str]] = Counter()
         self.duplicates = 0
+        self.crossed = Crossed()
         self.cycles = [0] * (len(CYCLE_S) + 1)
         self.cycles_s = 0.0
 

@@ -1,13 +1,16 @@
 """What an audit of one series changes: coverage, ledger and flaws as they stand after each page, and what to write."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from data_manager.domain.checks import Offence
 from data_manager.domain.condition import EVER, Flaw, Life
 from data_manager.domain.continuity import Hole
 from data_manager.domain.coverage import Audited, Result, added, without
+from data_manager.domain.crosscheck import Difference
+from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import DATASETS
+from data_manager.domain.finding import Evidence
 from data_manager.domain.ledger import HoleState, LedgerEntry, moved
 from data_manager.domain.reconcile import ChangeKind, reconciled
 from data_manager.domain.retention import LetGo, grown, spans_of, still_gone, unexplained
@@ -20,6 +23,9 @@ RULE_VERSION: Final = 1
 
 SURE_AFTER_MS: Final = 10 * MINUTE_MS
 """Rows that should have come so long ago are not on their way any more: such a hole is open at once."""
+
+UNLIKE: Final = "unlike "
+"""How the reason of a flaw begins that other rows of the same facts told: the dataset and interval of these follow."""
 
 _BY_KEY: Final = ("ids", "chain")  # kinds of holes that keys alone prove
 _FLAWS_MAX: Final = 1_000
@@ -34,6 +40,7 @@ class Entering:
         self.coverage: Sequence[Audited] = truth.coverage
         self.flaws = list(truth.flaws)
         self.lifted: list[Flaw] = []  # flaws that are no more
+        self.evidence: dict[Flaw, Evidence] = {}  # what more there is to say of some
         self.let_go = truth.let_go
         self.judged_until_ms: int | None = None
         self._truth = truth
@@ -85,7 +92,23 @@ class Entering:
     def enter_checks(self, span: Span, offences: Iterable[Offence]) -> None:
         """All that the checks blame among the rows of a span; what they blamed before is over."""
         found = {Flaw(one.start_ms, one.end_ms, one.rule) for one in offences if one.severity != "info"}
-        inside = [one for one in self.flaws if not one.lost and span.start_ms <= one.start_ms < span.end_ms]
+        self._replace(span, found, lambda one: not (one.lost or one.reason.startswith(UNLIKE)))
+
+    def enter_differences(self, span: Span, source: Series, differences: Iterable[Difference]) -> None:
+        """All rows of a span that disagree with those of another series; what disagreed with it before is over."""
+        reason = f"{UNLIKE}{source.dataset}{f'.{source.interval}' if source.interval else ''}"
+        found = set()
+        for one in differences:
+            flaw = Flaw(one.start_ms, one.end_ms, reason)
+            if flaw not in found:
+                found.add(flaw)
+                told: Evidence = {"field": one.field, "held": one.held, "computed": one.computed, "by": one.source}
+                self.evidence[flaw] = told
+        self._replace(span, found, lambda one: one.reason == reason)
+
+    def _replace(self, span: Span, found: set[Flaw], mine: Callable[[Flaw], bool]) -> None:
+        """The flaws that are mine and begin in the span are these now."""
+        inside = [one for one in self.flaws if span.start_ms <= one.start_ms < span.end_ms and mine(one)]
         self.lifted += [one for one in inside if one not in found]
         kept = [one for one in self.flaws if one not in inside]
         self.flaws = sorted([*kept, *found], key=lambda one: (one.start_ms, one.end_ms, one.reason))[-_FLAWS_MAX:]

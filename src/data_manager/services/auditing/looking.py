@@ -20,13 +20,14 @@ from data_manager.domain.columns import Ints
 from data_manager.domain.condition import EVER, Life
 from data_manager.domain.continuity import Hole, MaxSilence, Schedule, Sparse
 from data_manager.domain.coverage import aligned
+from data_manager.domain.crosscheck import CrossCheck, empty_bars, fills_of
 from data_manager.domain.dataset import Dataset, Series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import Corrupt
 from data_manager.domain.ledger import HoleState
 from data_manager.domain.life import lived
-from data_manager.domain.span import Span, intersection
-from data_manager.domain.time import DAY_MS, EARLIEST_MS, HOUR_MS, LATEST_MS
+from data_manager.domain.span import Span, intersection, union
+from data_manager.domain.time import DAY_MS, EARLIEST_MS, HOUR_MS, LATEST_MS, MINUTE_MS
 from data_manager.domain.truth import Mark, SeriesTruth
 from data_manager.ports import Extent, SeriesStore
 from data_manager.services.auditing.entering import Entering
@@ -45,11 +46,29 @@ from data_manager.services.auditing.judging import (
 LIVE_WITHIN_MS: Final = DAY_MS
 """A series is fed as it happens when its newest row came within so long of its time."""
 
+_NEAR_MS: Final = 10 * MINUTE_MS  # holes so near one another are looked into together
 _SCHEDULE_GRACE_MS: Final = HOUR_MS  # the venue publishes a settlement some time after it
 _WIDER: Final = 5  # so much wider are rows with all that is checked than keys alone
 _PAGE_LEAST: Final = 90
 _FEW: Final = 2_000  # rows that came since the last audit are seldom more, and are read at once where they are at hand
 _IN_A_THREAD: Final = 50_000  # rows whose judgement would hold up the event loop
+
+
+class Crossed(Struct, frozen=True):
+    """How many candles were judged by other rows of the same facts, and what came of it: see CrossCheck."""
+
+    agreed: int = 0
+    excused: int = 0
+    differing: int = 0
+    unjudged: int = 0
+
+    def __add__(self, other: Crossed | CrossCheck) -> Crossed:
+        return Crossed(
+            self.agreed + other.agreed,
+            self.excused + other.excused,
+            self.differing + other.differing,
+            self.unjudged + other.unjudged,
+        )
 
 
 class Seen(Struct, frozen=True):
@@ -60,13 +79,17 @@ class Seen(Struct, frozen=True):
 
 
 class Looked(Struct):
-    """How far an audit came, also when it ends by an error. span: what it was about to judge; rows: those it read."""
+    """How far an audit came, also when it ends by an error.
+
+    span: what it was about to judge; rows: those it read; crossed: candles judged by other rows.
+    """
 
     entering: Entering
     span: Span | None = None
     mark: Mark | None = None
     seen: Seen | None = None
     rows: int = 0
+    crossed: Crossed = Crossed()
 
 
 class Looking:
@@ -149,6 +172,20 @@ class Looking:
         received = newest.columns["received_ms"]
         assert isinstance(received, Ints)
         return len(newest) > 0 and int(received.values[-1]) - row_end <= LIVE_WITHIN_MS
+
+    async def quiet(self, fills: Series, interval: str, holes: Sequence[Hole]) -> list[Span]:
+        """Bars at and around the holes in which, by the ids of the fills held, nobody traded."""
+        found: list[Span] = []
+        for span in union(Span(hole.start_ms - _NEAR_MS, hole.end_ms + _NEAR_MS) for hole in holes):
+            columns = DATASETS[fills.dataset].audited_columns
+            before, behind = Span(EARLIEST_MS, span.start_ms), Span(span.end_ms, LATEST_MS)
+            rows = [
+                await self._store.scan(fills, before, columns=columns, limit=1, descending=True),
+                await self._store.scan(fills, span, columns=columns),
+                await self._store.scan(fills, behind, columns=columns, limit=1),
+            ]
+            found += empty_bars(settle(joined(rows)), interval)
+        return union(found)
 
     async def within(self, looked: Looked, series: Series, span: Span, now_ms: int, life: Life = EVER) -> None:
         """Audit one span, whatever was audited before. The mark stays where it is."""
@@ -301,6 +338,11 @@ class Walk:
         if judged.span is not None:
             rule = DATASETS[self.series.dataset].continuity
             holes = lived(judged.holes, self._life, rule, self.series.interval)
+            fills = fills_of(self.series)
+            if fills is not None and holes:
+                quiet = Life(halts=tuple(await self._looking.quiet(fills, str(self.series.interval), holes)))
+                self.looked.entering.live_by(quiet)
+                holes = lived(holes, quiet, rule, self.series.interval)
             self.looked.entering.enter(judged.span, holes)
         if self._values and len(rows):
             times = rows.time_ms

@@ -5,7 +5,7 @@ from itertools import islice
 from typing import Final
 
 from data_manager.domain.condition import Flaw
-from data_manager.domain.finding import Finding, FindingKind, Severity, finding_id
+from data_manager.domain.finding import Evidence, Finding, FindingKind, Severity, finding_id
 from data_manager.domain.ledger import HoleState, LedgerEntry
 from data_manager.domain.span import Span
 from data_manager.services.auditing.entering import Entering
@@ -22,8 +22,9 @@ def changes_of(
     holes = (one for one in _holes(entering.before, held, now_ms) if (one.end_ms or 0) - one.start_ms >= told_from_ms)
     found = [*islice(holes, _OF_A_SERIES_MAX)]
     known = set(flaws_before)
-    found += [_flawed(series, flaw, now_ms) for flaw in entering.flaws if flaw not in known and not flaw.lost]
-    over = [_flawed(series, flaw, now_ms) for flaw in entering.lifted]
+    news = [flaw for flaw in entering.flaws if flaw not in known and not flaw.lost]
+    found += [_flawed(series, flaw, entering.evidence.get(flaw, {}), now_ms) for flaw in news]
+    over = [_flawed(series, flaw, {}, now_ms) for flaw in entering.lifted]
     return [*found, *(one.resolved(now_ms, now_ms) for one in over)]
 
 
@@ -56,7 +57,7 @@ def _hole(entry: LedgerEntry, now_ms: int) -> Finding:
     )
 
 
-def _flawed(series: str, flaw: Flaw, now_ms: int) -> Finding:
+def _flawed(series: str, flaw: Flaw, evidence: Evidence, now_ms: int) -> Finding:
     return Finding(
         id=finding_id(FindingKind.FLAWED, series, flaw.reason, flaw.start_ms),
         kind=FindingKind.FLAWED,
@@ -65,7 +66,7 @@ def _flawed(series: str, flaw: Flaw, now_ms: int) -> Finding:
         severity=_SEVERITY.get(flaw.reason, "critical"),
         start_ms=flaw.start_ms,
         end_ms=flaw.end_ms,
-        evidence={"rule": flaw.reason},
+        evidence={"rule": flaw.reason, **evidence},
         found_ms=now_ms,
     )
 
