@@ -17,6 +17,7 @@ from data_manager.domain.span import Span
 from data_manager.ports_alerts import AlertStore
 from data_manager.ports_health import HealthLog
 from data_manager.ports_jobs import JobStore
+from data_manager.ports_source import Digests
 from data_manager.ports_truth import TruthStore
 
 
@@ -398,5 +399,5 @@ class Leases(Protocol):
         ...
 
 
-class MetadataStore(Records, Leases, Protocol):
+class MetadataStore(Records, Leases, Digests, Protocol):
     """The whole of a metadata store."""

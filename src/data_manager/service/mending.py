@@ -25,6 +25,7 @@ from data_manager.services.databases import Databases
 from data_manager.services.healing import Audits, Certify, Healing
 from data_manager.services.lease import Campaign
 from data_manager.services.periodic import when_due
+from data_manager.services.planning import by_cost
 from data_manager.services.reporting import Reporter
 from data_manager.services.shedding import nearly_shed
 from data_manager.settings import Settings
@@ -80,6 +81,7 @@ class Mending:
             CLOCK,
             owner=campaign.holder,
             at_once=settings.max_concurrent_tasks,
+            plan=by_cost,
         )
         self.healing = Healing(
             audits,

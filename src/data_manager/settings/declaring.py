@@ -44,6 +44,11 @@ def a_name(default: str, meaning: str) -> Any:
     return a_setting(default, meaning, pattern=r"[A-Za-z0-9_-]{1,64}", valid="must be 1 to 64 letters, digits, _ or -")
 
 
+def an_address(default: str, whose: str) -> Any:
+    valid = "must be like https://host:443, without a path"
+    return a_setting(default, f"Address of {whose}, without a path.", pattern=r"https?://[^\s/?#]+/?", valid=valid)
+
+
 def a_login(meaning: str, secret: bool = False) -> Any:
     return a_setting(None, meaning, unset="none", secret=secret)
 

@@ -23,6 +23,7 @@ from data_manager.settings.declaring import (
     a_port,
     a_setting,
     a_size,
+    an_address,
     shown,
 )
 
@@ -167,6 +168,26 @@ class Settings:
         200, "Streams that share one websocket, at most.", unit="streams", at_least=1, at_most=1_024
     )
 
+    binance_fapi_base_url: str = an_address("https://fapi.binance.com", "REST of USDⓈ-M futures")
+    binance_dapi_base_url: str = an_address("https://dapi.binance.com", "REST of COIN-M futures")
+    binance_api_base_url: str = an_address("https://api.binance.com", "REST of the spot market")
+    binance_archive_base_url: str = an_address("https://data.binance.vision", "the venue's archives")
+    binance_api_key: str | None = a_login("Key for the venue's REST: single trades of the last month need one.", True)
+    binance_rate_limit: str | None = a_setting(
+        None,
+        "Request weight that may be spent per minute, where that is less than BINANCE_WEIGHT_CEILING_PERCENT allows.",
+        unset="that alone decides",
+        pattern=r"[1-9][0-9]{0,5}(/min)?",
+        valid="must be a whole number, such as 1200/min",
+    )
+    binance_weight_ceiling_percent: float = a_setting(
+        60.0,
+        "Share of the venue's request limits that is ours: they are counted by address, others may ask from it too.",
+        unit="%",
+        at_least=1,
+        at_most=95,
+    )
+
     max_batch_size: int = a_setting(
         10_000, "Rows that make a flush to the store due.", unit="rows", at_least=1, at_most=1_000_000
     )
@@ -297,6 +318,11 @@ class Settings:
     def feed_subject(self) -> str:
         """Where the feed sends: NATS_CONSUMER_SUBJECT, with a word of ours for its wildcard."""
         return re.sub(r"[*>]$", "feed", self.nats_consumer_subject)
+
+    @property
+    def binance_weight_max(self) -> int | None:
+        """BINANCE_RATE_LIMIT as a number, weight per minute."""
+        return int(self.binance_rate_limit.partition("/")[0]) if self.binance_rate_limit else None
 
     @property
     def nats_servers(self) -> list[str]:

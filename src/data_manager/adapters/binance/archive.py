@@ -37,6 +37,7 @@ from data_manager.ports import Clock
 from data_manager.ports_source import Digests, Fetched, Offer, Wanted
 
 _AHEAD: Final = 2  # files on their way besides the one that is read
+_FIRST_S: Final = 0.4  # until the first file is there
 _LATE_S: Final = 3_600.0
 _STALE_S: Final = 86_400.0  # downloads left behind by a process that was killed
 
@@ -198,7 +199,7 @@ async def _worked(pieces: Iterator[Fetched]) -> AsyncGenerator[Fetched, None]:
 def _offer(run: Sequence[File], span: Span) -> Offer:
     first, last = run[0], run[-1]
     part = Span(max(span.start_ms, first.span.start_ms), min(span.end_ms, last.span.end_ms))
-    seconds = sum(file.seconds for file in run)
+    seconds = _FIRST_S + sum(file.seconds for file in run)
     return Offer(call=first.kind.call, span=part, seconds=seconds, coarse=first.kind.coarse)
 
 

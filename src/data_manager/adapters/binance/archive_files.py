@@ -32,7 +32,9 @@ _MONTH_OUT_MS: Final = 15 * DAY_MS  # after its end: the first Monday, or "befor
 _LATE_MS: Final = 2 * DAY_MS  # a file that is not there so long after it should be is not only late
 _DAYS_FOR_A_MONTH: Final = 3  # so many days wanted are worth fetching the month
 _FOLDERS: Final = {"1M": "1mo"}
+_FILE_S: Final = 0.2
 _ROWS_PER_DAY: Final = 1_000_000  # of trades: a busy contract
+_ROWS_PER_S: Final = 300_000
 
 
 class Kind(Struct, frozen=True):
@@ -122,10 +124,8 @@ class File(Struct, frozen=True):
 
     @property
     def seconds(self) -> float:
-        """How long fetching it takes, roughly: two requests, and the rows of it read and stored."""
-        if self.kind.fine:
-            return 0.6 + _ROWS_PER_DAY / 300_000
-        return 0.6 + (0.0 if self.is_day else 0.2)
+        """How long it takes among others: some are on their way together, and then its rows are read and stored."""
+        return _FILE_S + (_ROWS_PER_DAY / _ROWS_PER_S if self.kind.fine else 0.0)
 
 
 def files(kind: Kind, series: Series, span: Span, now_ms: int) -> Sequence[File]:

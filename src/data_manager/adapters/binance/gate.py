@@ -79,7 +79,7 @@ class Gate:
         self._key = {} if api_key is None else {"x-mbx-apikey": api_key}
 
     async def ask(self, request: Request[T]) -> Reply[T]:
-        """The answer. Raises Unavailable, Throttled, BadQuery, BadSetting or Undecodable."""
+        """The answer. Raises Unavailable, Throttled, NotFound, BadQuery, BadSetting or Undecodable."""
         await self._keep_time()
         return await self._patiently(request)
 

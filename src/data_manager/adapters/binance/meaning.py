@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Struct
 
 from data_manager.adapters.binance.http import Answer
-from data_manager.domain.errors import BadQuery, BadSetting, DataManagerError, Unavailable, Undecodable
+from data_manager.domain.errors import BadQuery, BadSetting, DataManagerError, NotFound, Unavailable, Undecodable
 from data_manager.domain.time import MINUTE_MS
 
 T = TypeVar("T")
@@ -15,12 +15,10 @@ T = TypeVar("T")
 _BAN_MS: Final = 2 * MINUTE_MS  # the shortest there is, for a ban that names no end
 _LONG_S: Final = 300.0  # for what passes, but not soon
 _BANNED_UNTIL = re.compile(r"banned until (\d{10,16})")
+_UNKNOWN: Final = (-1121, -1122, -4144)  # symbol or pair: of delisted ones too
+_BEHIND_THE_WALL: Final = -4166
 _OUR_FAULT: Final = {  # by the venue's code: which of our fields, and what would be valid
-    -1121: ("pair", "must be a symbol of this market that the venue still knows"),
-    -1122: ("pair", "must be a symbol of this market that the venue still serves"),
-    -4144: ("pair", "must be a pair of this market"),
     -1120: ("period", "must be an interval that the venue has"),
-    -4166: ("start", "lies further back than the venue answers for: ask the archive"),
     -4088: ("end", "lies too far from start for one request"),
     -2014: ("BINANCE_API_KEY", "must be a key of the venue"),
     -2015: ("BINANCE_API_KEY", "must be a key that may read market data from this address"),
@@ -64,6 +62,10 @@ def error_of(answer: Answer, request: str, setting: str, address: str) -> DataMa
         return BadSetting(setting, address, f"must be the address of that market's REST: {request} is {answer.status}")
     if answer.status >= 500 or answer.status == 408 or told.code in (-1000, -1001, -1006, -1007, -1008):
         return Unavailable(f"{request}: {said}", retry_after_s=_retry_after_s(answer) or 1.0)
+    if told.code in _UNKNOWN:
+        return NotFound(f"{request}: the venue does not know it, or no more ({told.code}: {told.msg})")
+    if told.code == _BEHIND_THE_WALL:
+        return Unavailable(f"{request}: further back than the venue answers for: {told.msg}", retry_after_s=3_600)
     if told.code in _OUR_FAULT:
         field, rule = _OUR_FAULT[told.code]
         if field.startswith("BINANCE"):

@@ -15,9 +15,11 @@ from data_manager.adapters.binance.http import Http
 from data_manager.adapters.binance.listings import Listing, Listings
 from data_manager.adapters.binance.rest_candles import candles, mark_prices
 from data_manager.adapters.binance.rest_funding import funding_rates
+from data_manager.domain.condition import Life
 from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import BadQuery
+from data_manager.domain.life import SymbolLife
 from data_manager.domain.span import Span
 from data_manager.ports_source import Fetched, Offer, Wanted
 
@@ -52,6 +54,15 @@ class RestSource:
         """What the venue lists of the series' symbol; None where it does not. Raises Unavailable and its like."""
         listings = self._listings.get(series.market)
         return await listings.of(series.symbol) if listings else None
+
+    async def life_of(self, series: Series) -> SymbolLife | None:
+        """When rows of the symbol can exist, as the venue lists it; None where it tells neither end of that."""
+        listing = await self.listing(series)
+        if listing is None or (listing.onboard_ms is None and listing.delivery_ms is None):
+            return None
+        life = Life(listed_ms=listing.onboard_ms, delisted_ms=listing.delivery_ms)
+        now_ms = self._gates[series.market].clock.clock.now_ms()
+        return SymbolLife(market=series.market, symbol=series.symbol, life=life, source="exchangeInfo", told_ms=now_ms)
 
     def facts(self) -> dict[str, Facts]:
         """By market: what was asked, what that used of the budget, and what holds us up."""

@@ -1,4 +1,4 @@
-"""Opens the sources of the past: REST of all markets behind shared budgets, and the archives."""
+"""Opens the sources of the past: REST of all markets behind the budgets they share, and the archives."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from data_manager.adapters.binance.rest import RestSource
 from data_manager.adapters.binance.venues import FUNDING_REQUESTS, FUNDING_WINDOW_MS, VENUES
 from data_manager.adapters.binance.weights import Budget, VenueClock
 from data_manager.ports import Clock
-from data_manager.ports_source import Digests, Source
+from data_manager.ports_source import Digests
 
 
 class Access(Struct, frozen=True, kw_only=True):
@@ -27,16 +27,11 @@ class Access(Struct, frozen=True, kw_only=True):
     timeout_s: float = TIMEOUT_S
 
 
-def open_sources(access: Access, clock: Clock, digests: Digests, downloads: Path) -> list[Source]:
-    """REST and archives. downloads: a folder for files on their way, made when needed and emptied.
-
-    Open them once in a process: the budget is the address's, and one that is counted twice is spent twice.
-    """
-    return [open_rest(access, clock), open_archive(access, clock, digests, downloads)]
-
-
 def open_rest(access: Access, clock: Clock) -> RestSource:
-    """The REST source. Markets of one pool share their budget; every market has its own address."""
+    """The REST source. Markets of one pool share their budget; every market has its own address.
+
+    Open it once in a process: the budget is that of our address, and one that is counted twice is spent twice.
+    """
     http = Http(timeout_s=access.timeout_s)
     pools: dict[str, tuple[VenueClock, Budget, Budget]] = {}
     gates = {}
@@ -49,7 +44,7 @@ def open_rest(access: Access, clock: Clock) -> RestSource:
 
 
 def open_archive(access: Access, clock: Clock, digests: Digests, downloads: Path) -> ArchiveSource:
-    """The archive source."""
+    """The archive source. downloads: a folder for files on their way, made when needed and emptied."""
     return ArchiveSource(Http(timeout_s=access.timeout_s), access.archive, clock, digests, downloads)
 
 
