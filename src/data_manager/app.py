@@ -24,7 +24,6 @@ from data_manager.ports import Extent, MetadataStore, MetaStore, SeriesStore
 from data_manager.settings import Settings
 
 if TYPE_CHECKING:
-    from data_manager.adapters.binance.sources import Access
     from data_manager.adapters.bus.connection import NatsAccess
     from data_manager.adapters.bus.nats_server import NatsServer
     from data_manager.adapters.mongo.access import MongoAccess
@@ -99,16 +98,13 @@ async def _open(settings: Settings, stack: AsyncExitStack, role: Role, *, own_se
 
 
 def _open_past(settings: Settings, stack: AsyncExitStack, meta: MetadataStore) -> Past:
-    """Whom the past can be asked of: one REST and one archive in a process, whose budget is that of our address."""
-    from data_manager.adapters.binance.sources import open_archive, open_rest
-    from data_manager.service.mending import Past
+    """Whom the past can be asked of."""
+    from data_manager.service.past import open_past
 
-    access = binance_access(settings)
-    rest = open_rest(access, _CLOCK)
-    stack.push_async_callback(rest.close)
-    archive = open_archive(access, _CLOCK, meta, settings.data_dir / "downloads")
-    stack.push_async_callback(archive.close)
-    return Past((rest, archive), rest.life_of)
+    past = open_past(settings, meta, _CLOCK)
+    for source in past.sources:
+        stack.push_async_callback(source.close)
+    return past
 
 
 async def _open_rows(settings: Settings, *, writes: bool) -> SeriesStore:
@@ -333,21 +329,6 @@ def mongo_access(settings: Settings) -> MongoAccess:
         port=settings.mongodb_port,
         user=settings.mongodb_user or "",
         password=settings.mongodb_password or "",
-    )
-
-
-def binance_access(settings: Settings) -> Access:
-    """Where the venue is, and how much of it is ours to use."""
-    from data_manager.adapters.binance.sources import Access
-
-    return Access(
-        um=settings.binance_fapi_base_url,
-        cm=settings.binance_dapi_base_url,
-        spot=settings.binance_api_base_url,
-        archive=settings.binance_archive_base_url,
-        api_key=settings.binance_api_key,
-        ceiling_percent=settings.binance_weight_ceiling_percent,
-        weight_max=settings.binance_weight_max,
     )
 
 
