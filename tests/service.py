@@ -27,7 +27,7 @@ from data_manager.adapters.store.readonly import ReadOnlyStore
 from data_manager.domain.datasets import DATASETS
 from data_manager.settings import SETTINGS
 from tests.conftest import eventually
-from tests.servers import fresh
+from tests.servers import ended_with_us, fresh
 
 _WINDOW = 2_000  # messages published for one ack
 _START_S, _STOP_S, _DRAIN_S = 30.0, 5.0, 60.0
@@ -83,6 +83,7 @@ class Service:
             self._process = subprocess.Popen(
                 [*self.program, *self._command], env=self.environ, stdout=out, stderr=log, start_new_session=True
             )
+        ended_with_us(self._process)
         await eventually(self._has_addresses, within_s=_START_S, what="the banner with the addresses")
         await eventually(lambda: self._answers(ready=ready), within_s=_START_S, what="readiness")
 
@@ -153,6 +154,10 @@ class Service:
     def get(self, path: str, **query: object) -> httpx2.Response:
         """An answer of the API, whatever its status."""
         return self._http.get(f"{self.url}{path}", params={name: str(value) for name, value in query.items()})
+
+    def post(self, path: str, body: object) -> httpx2.Response:
+        """An answer of the API to a body, whatever its status."""
+        return self._http.post(f"{self.url}{path}", json=body)
 
     def page(self, path: str, **query: object) -> Any:
         """The JSON of an answer that must be 200."""

@@ -7,6 +7,8 @@ here), then our own bus server, metadata and bus. What a command composes is imp
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -19,14 +21,16 @@ import structlog
 from data_manager import __version__, telemetry
 from data_manager.adapters.clock import SystemClock
 from data_manager.domain.dataset import Series
-from data_manager.domain.errors import BadSetting, Corrupt, DataManagerError, Unavailable
-from data_manager.ports import Extent, MetadataStore, MetaStore, SeriesStore
+from data_manager.domain.errors import BadQuery, BadSetting, Corrupt, DataManagerError, Unavailable
+from data_manager.ports import Extent, MetadataStore, SeriesStore
 from data_manager.settings import Settings
 
 if TYPE_CHECKING:
     from data_manager.adapters.bus.connection import NatsAccess
     from data_manager.adapters.bus.nats_server import NatsServer
     from data_manager.adapters.mongo.access import MongoAccess
+    from data_manager.domain.job import Job
+    from data_manager.service.errand import Asked, Tell
     from data_manager.service.feeding import Feeder
     from data_manager.service.ingesting import Ingesting
     from data_manager.service.mending import Past
@@ -56,11 +60,11 @@ async def run(
     async with AsyncExitStack() as stack:
         sockets = _listen(settings, stack, role)
         parts = await _open(settings, stack, role, own_server=own_server)
-        service = Service(settings, parts, sockets)
         if feeds:
             parts = parts._replace(feeding=_open_feed(settings, stack, parts))
+        service = Service(settings, parts, sockets)
         stopping = asyncio.Event()
-        with _signals(stopping):
+        with _signals(stopping), _announcing(settings, role, sockets):
             say(_banner(settings, service))
             try:
                 await service.run(stopping)
@@ -206,18 +210,6 @@ async def _open_ingesting(
     return Ingesting(settings, store, meta, bus, losses, reporter, tally, metrics, databases, server)
 
 
-async def _resume(losses: Losses, store: SeriesStore) -> int | None:
-    """Tell losses how every series ends; when the newest of their rows was received. None when nothing is known."""
-    held: dict[Series, Extent] = {}
-    received_ms: list[int] = []
-    with suppress(Unavailable):  # a store that comes up late: what an earlier run missed stays untold
-        for series in await store.series():
-            with suppress(Corrupt):  # the statistics tell of the damage
-                extent = await store.extent(series)
-                if extent is not None:
-                    held[series] = extent
-        losses.resume(held)
-        for series in sorted(held, key=lambda one: held[one].last_ms)[-1:]:
 def _open_feed(settings: Settings, stack: AsyncExitStack, parts: Parts) -> Feeder:
     """The feed beside ingest. What its queue lets go has findings with series and span, like all that is let go."""
     from data_manager.service.feeding import open_feeder
@@ -253,6 +245,18 @@ async def feed(
     return work
 
 
+async def _resume(losses: Losses, store: SeriesStore) -> int | None:
+    """Tell losses how every series ends; when the newest of their rows was received. None when nothing is known."""
+    held: dict[Series, Extent] = {}
+    received_ms: list[int] = []
+    with suppress(Unavailable):  # a store that comes up late: what an earlier run missed stays untold
+        for series in await store.series():
+            with suppress(Corrupt):  # the statistics tell of the damage
+                extent = await store.extent(series)
+                if extent is not None:
+                    held[series] = extent
+        losses.resume(held)
+        for series in sorted(held, key=lambda one: held[one].last_ms)[-1:]:
             with suppress(Corrupt):
                 received_ms = (await store.last(series, 1)).columns["received_ms"].values_list()
     return max(received_ms, default=None)
@@ -289,6 +293,39 @@ def _signals(stopping: asyncio.Event) -> Iterator[None]:
     finally:
         for one in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(one)
+
+
+_ANNOUNCED = "service.json"
+
+
+@contextmanager
+def _announcing(settings: Settings, role: Role, sockets: dict[str, socket.socket]) -> Iterator[None]:
+    """Within, commands on this DATA_DIR find the process that works there; a cluster's has no such folder in common."""
+    if role not in ("all", "work") or "API_PORT" not in sockets or settings.rows_url is not None:
+        yield
+        return
+    host, port = sockets["API_PORT"].getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    file = settings.data_dir / _ANNOUNCED
+    with suppress(OSError):  # commands do without it
+        file.write_text(json.dumps({"pid": os.getpid(), "api": address}), encoding="utf-8")
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            file.unlink()
+
+
+def announced(settings: Settings) -> str | None:
+    """The address of the API of the service that works on DATA_DIR; None when none does, or it serves none."""
+    try:
+        found = json.loads((settings.data_dir / _ANNOUNCED).read_bytes())
+        pid, address = int(found["pid"]), str(found["api"])
+        os.kill(pid, 0)  # asks only whether it is there
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return address
 
 
 def _banner(settings: Settings, service: Service) -> str:
@@ -386,7 +423,7 @@ async def writer(settings: Settings) -> AsyncIterator[tuple[SeriesStore, str]]:
 
 
 @asynccontextmanager
-async def metadata(settings: Settings) -> AsyncIterator[MetaStore]:
+async def metadata(settings: Settings) -> AsyncIterator[MetadataStore]:
     """The metadata store."""
     from data_manager.adapters.meta.sql import open_meta
 
@@ -395,6 +432,24 @@ async def metadata(settings: Settings) -> AsyncIterator[MetaStore]:
         yield meta
     finally:
         await meta.close()
+
+
+async def backfill(settings: Settings, asked: Asked, *, wait: bool, tell: Tell) -> list[Job]:
+    """Enter backfill jobs, and run them where no service does; see service/errand.py."""
+    from data_manager.adapters.meta.sql import open_meta
+    from data_manager.service.errand import errand
+
+    async with AsyncExitStack() as stack:
+        with suppress(OSError):  # opening the file says what is wrong
+            settings.data_dir.mkdir(parents=True, exist_ok=True)
+        meta = await open_meta(settings.metadata_url)
+        stack.push_async_callback(meta.close)
+
+        async def open_store() -> SeriesStore:
+            return (await stack.enter_async_context(writer(settings)))[0]
+
+        past = _open_past(settings, stack, meta)
+        return await errand(settings, meta, open_store, past.sources, asked, wait=wait, tell=tell)
 
 
 async def replay(
@@ -419,6 +474,39 @@ async def replay(
         for one in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(one, work.stop)
         return await work.run()
+
+
+async def migrate_check(settings: Settings) -> list[str]:
+    """What migrate would do, and what it could not mend, one line each; none: there is nothing to do."""
+    from data_manager.adapters.meta.migrate import plan
+
+    lines = [f"metadata: {revision} is to be applied" for revision in (await plan(settings.metadata_url)).apply]
+    if settings.rows_url is not None:
+        from data_manager.adapters.mongo.store import open_mongo
+
+        store = await open_mongo(mongo_access(settings))
+        try:
+            lines += [f"rows: {drift}" for drift in await store.drift()]
+        finally:
+            await store.close()
+    return lines
+
+
+async def migrate_to(settings: Settings, revision: str, *, undo: bool) -> list[str]:
+    """Bring the metadata to that revision; what was done, one line each. A way back raises BadQuery without undo."""
+    from data_manager.adapters.meta.migrate import migrate as apply
+    from data_manager.adapters.meta.migrate import plan, step_back
+
+    url = settings.metadata_url
+    way = await plan(url, revision)
+    if not way.undo:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        return [f"metadata: applied {one}" for one in (await apply(url, revision) if way.apply else ())]
+    if not undo:
+        lost = f"{' '.join(way.undo)} would be undone, and what only they can hold would be lost"
+        fix = "try it on a copy, stop every process that uses the database, and add --yes"
+        raise BadQuery("yes", False, f"{lost}: {fix}")
+    return [f"metadata: undid {one}" for one in await step_back(url, revision)]
 
 
 async def migrate(settings: Settings) -> list[str]:

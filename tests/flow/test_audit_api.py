@@ -92,8 +92,10 @@ async def test_an_audit_on_demand_says_what_is_missing(client: httpx2.AsyncClien
     answer = await client.post("/audit/run", json={"series": SERIES})
     assert answer.status_code == 200
     assert answer.json() == {
-        "audited": 1, "failed": [], "findings": 1, "holes_total": 1,
-        "holes": [{"series": SERIES, "start_ms": at(7), "end_ms": at(8), "kind": "grid", "missing": 1}],
+        "audited": 1, "failed": [], "findings": 1, "rows": 49, "holes_total": 1,
+        "holes": [
+            {"series": SERIES, "start_ms": at(7), "end_ms": at(8), "kind": "grid", "missing": 1, "state": "open"},
+        ],
         "cross_checked": {"agreed": 0, "excused": 0, "differing": 0, "unjudged": 49},
     }  # fmt: skip
     everything = (await client.post("/audit/run")).json()
@@ -192,6 +194,9 @@ async def test_a_bad_condition_names_the_field(client: httpx2.AsyncClient, query
         ({"start": BASE_MS, "end": BASE_MS}, "start"),
         ({"end": [1]}, "end"),
         ({"force": True}, "force"),
+        ({"wait": -1}, "wait"),
+        ({"wait": "long"}, "wait"),
+        ({"wait": 11}, "wait"),
     ],
 )
 async def test_a_bad_audit_names_the_field(client: httpx2.AsyncClient, body: Any, field: str) -> None:
@@ -210,6 +215,10 @@ async def test_what_was_never_held_is_not_found_and_a_body_has_a_bound(client: h
 
 
 async def test_a_long_audit_is_asked_for_again_by_its_number(client: httpx2.AsyncClient, house: House) -> None:
+    answer = await client.post("/audit/run", json={"series": SERIES, "full": True, "wait": 0})
+    body = answer.json()
+    assert (answer.status_code, body["status"], body["href"]) == (202, "running", answer.headers["location"])
+    assert {"done", "total", "at"} <= body.keys()
     desk = Desk(house.auditor, patience_s=0)
     asked = await desk.ask([MINUTES], None, full=True)
     assert asked.done is None

@@ -4,12 +4,15 @@ On both columns: one process on embedded stores, and a cluster of one process pe
 """
 
 import asyncio
+import io
 import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from data_manager.adapters.bus.nats_server import NatsServer
@@ -27,7 +30,7 @@ NOW_MS = time.time_ns() // 1_000_000
 FIRST_MS = NOW_MS - NOW_MS % MINUTE_MS - 60 * MINUTE_MS
 SERIES = "um.candle.BTCUSDT.1m"
 MISSING = {7, 30, 31}
-QUICK = {"audit_interval": 1, "leader_election_timeout": 2, "leader_election_heartbeat_interval": 1}
+QUICK = {"audit_interval": 1, "enable_backfiller": "false", "leader_election_timeout": 2, "leader_election_heartbeat_interval": 1}
 
 
 def at(minute: int) -> int:
@@ -106,3 +109,71 @@ async def test_it_finds_what_is_missing_by_itself(audited: Audited) -> None:
         return [one for one in words if one[2] != "good"] == expected
 
     await eventually(found, within_s=20, what=f"the holes\n{audited.work.said()}")
+
+
+async def test_every_answer_says_how_complete_it_is(audited: Audited) -> None:
+    query = {"pair": "BTCUSDT", "period": "1m", "start": at(0), "end": at(50)}
+    whole = await complete(audited, 47 / 50)
+    assert [(one["start_ms"], one["condition"]) for one in whole["coverage"]] == [
+        (at(0), "good"), (at(7), "known_hole"), (at(8), "good"), (at(30), "known_hole"), (at(32), "good"),
+    ]  # fmt: skip
+    assert whole["coverage"] == audited.api.page("/condition", series=SERIES, start=at(0), end=at(50))["ranges"]
+    for form in ("json", "ndjson", "csv", "arrow", "parquet"):
+        headers = audited.api.get("/data/candles", **query, format=form).headers
+        assert headers["x-data-completeness"] == "0.940000"
+        assert headers["x-data-condition"] == "good=0.94, known_hole=0.06"
+    table = pa.ipc.open_stream(audited.api.get("/data/candles", **query, format="arrow").content).read_all()
+    parquet = pq.read_schema(io.BytesIO(audited.api.get("/data/candles", **query, format="parquet").content))
+    for schema in (table.schema, parquet):
+        assert float(schema.metadata[b"data_completeness"]) == 47 / 50
+        assert json.loads(schema.metadata[b"coverage"]) == whole["coverage"]
+    page = audited.api.page("/data/candles", **{**query, "limit": 7})
+    assert (page["coverage"][-1]["end_ms"], page["metadata"]["data_completeness"]) == (at(7), 1.0)
+    nothing = audited.api.page("/data/candles", pair="XYZUSDT", period="1m")
+    assert (nothing["coverage"], nothing["metadata"]["data_completeness"]) == ([], None)
+    unknown = audited.api.page("/data/candles", pair="XYZUSDT", period="1m", start=at(0), end=at(9))
+    assert [one["condition"] for one in unknown["coverage"]] == ["unverified"]
+
+
+async def complete(audited: Audited, share: float) -> Any:
+    """The answer for the fifty minutes, once it is as complete as that."""
+    query = {"pair": "BTCUSDT", "period": "1m", "start": at(0), "end": at(50)}
+
+    def page() -> Any:
+        return audited.api.page("/data/candles", **query)
+
+    await eventually(lambda: page()["metadata"]["data_completeness"] == share, within_s=20, what=str(page()["coverage"]))
+    return page()
+
+
+async def test_who_audits_says_so_and_the_others_say_who_does(audited: Audited) -> None:
+    assert audited.work.page("/health/readiness")["components"]["auditor"] == "healthy"
+    figures = audited.work.figures()
+    assert figures.of("audit_cycle_seconds_count") >= 1
+    assert figures.of("audit_gaps_detected_total", symbol="BTCUSDT", timeframe="1m") == 3, "two, and that it stopped"
+    assert (figures.of("audit_failures_total"), figures.of("audit_leader_status")) == (0, 1)
+    done = audited.work.post("/audit/run", {"series": SERIES, "start": at(0), "end": at(50)}).json()
+    assert (done["audited"], [one["start_ms"] for one in done["holes"]]) == (1, [at(7), at(30)])
+    if audited.api is not audited.work:
+        refused = audited.api.post("/audit/run", {})
+        assert refused.status_code == 404
+        assert "role is api" in refused.json()["error"]["message"]
+        assert audited.api.page("/health/readiness")["components"]["auditor"] == "not_configured"
+    ledger = audited.api.page("/audit/holes", series=SERIES, state="live", start=at(0), end=at(50))
+    assert ledger["pagination"]["total"] == 2
+
+
+async def test_the_command_asks_the_service_or_does_it_itself(audited: Audited) -> None:
+    found = json.loads(audited.work.command("audit", SERIES, "--full", "--json"))
+    assert (found["audited"], found["rows"], found["holes_total"]) == (1, 47, 3)
+    span = ("--start", at(0), "--end", at(50))
+    named = json.loads(audited.work.command("audit", "candles_BTCUSDT_1m", *span, "--at", audited.work.url, "--json"))
+    assert [one["start_ms"] for one in named["holes"]] == [at(7), at(30)]
+
+
+async def test_what_is_mended_is_healed_without_anybody_asking(audited: Audited) -> None:
+    await audited.feed(*MISSING)
+    whole = await complete(audited, 1.0)
+    assert {one["condition"] for one in whole["coverage"]} == {"good", "healed"}
+    ledger = audited.api.page("/audit/holes", series=SERIES, start=at(0), end=at(50))
+    assert [one["state"] for one in ledger["data"]] == ["healed", "healed"]

@@ -142,7 +142,7 @@ Every error has one body: `{"error": {"code", "message", "field", "valid", "requ
 """
 _TAGS = [
     {"name": "data", "description": "Rows as the venue sent them: JSON, NDJSON, CSV, Arrow or Parquet."},
-    {"name": "truth", "description": "What may be believed of the data: audits, holes, and the condition of any range."},
+    {"name": "truth", "description": "What may be believed of the data: audits, holes, the condition of any range."},
     {"name": "health", "description": "For the orchestrator."},
     {"name": "backfill", "description": "Jobs that fetch the past."},
     {"name": "service", "description": "Who answers here, and its figures."},

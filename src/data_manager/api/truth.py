@@ -14,11 +14,9 @@ from data_manager.api.routing import Endpoint, Header, PostEndpoint, Reply
 from data_manager.api.truth_asked import body_of, series_of, span_of, span_until, states_of, wanted, words_of
 from data_manager.api.truth_schema import (
     AUDIT_BODY,
-    HOLES_MAX,
     AuditDone,
     AuditUnderWay,
     ConditionFact,
-    HoleFact,
     Ledger,
     LedgerFact,
 )
@@ -26,8 +24,7 @@ from data_manager.domain.errors import BadQuery, NotFound
 from data_manager.domain.ledger import LedgerEntry
 from data_manager.ports import Clock
 from data_manager.ports_truth import TruthStore
-from data_manager.services.audit import Audited
-from data_manager.services.auditing.desk import Asked, Desk
+from data_manager.services.auditing.desk import HOLES_MAX, Asked, Desk, audit_facts
 from data_manager.services.conditions import Conditions
 from data_manager.services.query import OFFSET_MAX, whole
 
@@ -115,8 +112,9 @@ def _holes(truth: Truth) -> APIRoute:
 
 def _run(truth: Truth) -> APIRoute:
     async def run(request: Request) -> Reply:
-        series, span, full = wanted(await body_of(request), truth.market)
-        asked = await truth.require_desk().ask(series, span, full=full)
+        asked_for = wanted(await body_of(request), truth.market)
+        desk = truth.require_desk()
+        asked = await desk.ask(asked_for.series, asked_for.span, full=asked_for.full, patience_s=asked_for.wait_s)
         await truth.conditions.refresh(at_once=True)
         return _outcome(asked)
 
@@ -125,8 +123,8 @@ def _run(truth: Truth) -> APIRoute:
         summary="Audit now: what changed since the last audit, a span, or everything.",
         description=(
             "Every member of the body may be left out. `series`: an id or a list of ids; all. `start`, `end`: only "
-            "that stretch. `full`: everything from the first row on. Answers when the audit is done. By processes of "
-            "role all and work."
+            "that stretch. `full`: everything from the first row on. `wait`: how many seconds the answer may take "
+            "before it is 202 with the way to ask again; 10. By processes of role all and work."
         ),
         responses=_AUDIT_ANSWERS,
         openapi_extra={"requestBody": {"required": False, "content": {"application/json": {"schema": AUDIT_BODY}}}},
@@ -157,25 +155,9 @@ def _status(truth: Truth) -> APIRoute:
 def _outcome(asked: Asked) -> Reply:
     if asked.done is None:
         href = f"/audit/runs/{asked.number}"
-        body = json.encode({"run": asked.number, "status": "running", "href": href})
+        body = json.encode({"run": asked.number, "status": "running", "href": href, **structs.asdict(asked.progress)})
         return Reply(202, [*_HEADERS, (b"location", href.encode())], body)
     return _reply(audit_facts(asked.done))
-
-
-def audit_facts(done: Audited) -> dict[str, Any]:
-    """What an audit came to, as answers have it."""
-    return {
-        "audited": done.audited,
-        "failed": done.failed,
-        "findings": done.findings,
-        "holes": [_hole_fact(entry) for entry in done.holes[:HOLES_MAX]],
-        "holes_total": len(done.holes),
-        "cross_checked": structs.asdict(done.crossed),
-    }
-
-
-def _hole_fact(entry: LedgerEntry) -> dict[str, Any]:
-    return {name: getattr(entry, name) for name in HoleFact.model_fields}
 
 
 def _ledger_fact(entry: LedgerEntry) -> dict[str, Any]:

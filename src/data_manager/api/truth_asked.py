@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from msgspec import DecodeError, json
 from starlette.exceptions import HTTPException
@@ -16,9 +16,19 @@ from data_manager.domain.errors import BadQuery
 from data_manager.domain.ledger import HoleState
 from data_manager.domain.span import Span
 from data_manager.domain.time import DAY_MS, EARLIEST_MS, LATEST_MS, parse_time
+from data_manager.services.auditing.desk import PATIENCE_S
 
 _BODY_BYTES_MAX: Final = 65_536
-_WORDS: Final = ("series", "start", "end", "full")
+_WORDS: Final = ("series", "start", "end", "full", "wait")
+
+
+class AskedFor(NamedTuple):
+    """An audit of these series (None: all) and this span (None: what changed); full: everything. wait_s: patience."""
+
+    series: list[Series] | None
+    span: Span | None
+    full: bool
+    wait_s: float
 
 
 async def body_of(request: Request, words: Sequence[str] = _WORDS) -> dict[str, Any]:
@@ -39,8 +49,8 @@ async def body_of(request: Request, words: Sequence[str] = _WORDS) -> dict[str, 
     return body
 
 
-def wanted(body: Mapping[str, Any], market: str) -> tuple[list[Series] | None, Span | None, bool]:
-    """The series (None: all), the span (None: what changed) and whether everything is to be audited."""
+def wanted(body: Mapping[str, Any], market: str) -> AskedFor:
+    """What a body asks for."""
     for name in body:
         if name not in _WORDS:
             raise BadQuery(name[:64], body[name], f"is not known here: {' '.join(_WORDS)} are")
@@ -53,7 +63,14 @@ def wanted(body: Mapping[str, Any], market: str) -> tuple[list[Series] | None, S
         raise BadQuery("series", named, "must be a series id or a list of them; leave it out for all")
     times = {name: _time(body[name], name) for name in ("start", "end") if body.get(name) is not None}
     series = None if names is None else [series_of(one, market) for one in names]
-    return series, span_of(times), full
+    return AskedFor(series, span_of(times), full, _wait_s(body))
+
+
+def _wait_s(body: Mapping[str, Any]) -> float:
+    wait_s = body.get("wait", PATIENCE_S)
+    if isinstance(wait_s, bool) or not isinstance(wait_s, int | float) or not 0 <= wait_s <= PATIENCE_S:
+        raise BadQuery("wait", wait_s, f"must be seconds from 0 to {PATIENCE_S:g}")
+    return float(wait_s)
 
 
 def _time(value: Any, name: str) -> str:

@@ -6,9 +6,7 @@ from pydantic import BaseModel, Field
 
 from data_manager.domain.condition import Condition as Word
 from data_manager.domain.ledger import HoleState
-
-HOLES_MAX: Final = 10_000
-"""Holes in one answer."""
+from data_manager.services.auditing.desk import HOLES_MAX, PATIENCE_S
 
 
 class HoleFact(BaseModel):
@@ -19,6 +17,7 @@ class HoleFact(BaseModel):
     end_ms: Annotated[int, Field(examples=[1680652800000])]
     kind: Annotated[str, Field(description="grid, ids, chain, schedule or silence.", examples=["grid"])]
     missing: Annotated[int | None, Field(description="How many rows; null where that cannot be counted.")]
+    state: Annotated[str, Field(description=", ".join(state.value for state in HoleState))]
 
 
 class CrossChecked(BaseModel):
@@ -36,6 +35,7 @@ class AuditDone(BaseModel):
     audited: Annotated[int, Field(description="Series that could be audited.")]
     failed: Annotated[list[str], Field(description="Series that could not: nothing is known of them.")]
     findings: Annotated[int, Field(description="Findings that began, changed or ended.")]
+    rows: Annotated[int, Field(description="Rows read.")]
     holes: Annotated[list[HoleFact], Field(description=f"All that is missing now, at most {HOLES_MAX}.")]
     holes_total: int
     cross_checked: CrossChecked
@@ -47,13 +47,15 @@ class AuditUnderWay(BaseModel):
     run: int
     status: Literal["running"]
     href: Annotated[str, Field(examples=["/audit/runs/7"])]
+    done: Annotated[int, Field(description="Series audited so far.")]
+    total: Annotated[int, Field(description="Of so many; 0: not counted yet.")]
+    at: Annotated[str, Field(description="The last of them.")]
 
 
 class LedgerFact(HoleFact):
     """A hole and its life."""
 
     id: str
-    state: Annotated[str, Field(description=", ".join(state.value for state in HoleState))]
     after: Annotated[int | None, Field(description="Key of the row held before it.")]
     before: Annotated[int | None, Field(description="Key of the row held after it.")]
     found_ms: int
@@ -106,6 +108,7 @@ AUDIT_BODY: Final[dict[str, Any]] = {
         "start": {"type": ["string", "integer"]},
         "end": {"type": ["string", "integer"]},
         "full": {"type": "boolean", "default": False},
+        "wait": {"type": "number", "minimum": 0, "maximum": PATIENCE_S, "default": PATIENCE_S},
     },
     "example": {"series": "um.candle.BTCUSDT.1m", "start": "2023-04-04T00:00:00Z", "end": "2023-04-05T00:00:00Z"},
 }
