@@ -70,13 +70,13 @@ class House:
         """As in another process that leads next."""
         self.auditor = Auditor(self.store, self.meta, self.meta, self.clock, self.told.extend)
         losses = Losses(self.clock, self.report, lambda: self.shed)
-        self.healing = Healing(self.auditor, losses, self.clock, certify=self.certify, **self.options)
+        self.healing = Healing(self.auditor, losses, self.clock, certifier=self, **self.options)
         self.backfiller = Backfiller([self.source], self.store.append, self.clock, owner="me", at_once=2)
 
     def report(self, findings: Sequence[Finding]) -> None:
         self.told.extend(findings)
 
-    async def certify(self, series: Series, span: Span) -> None:
+    async def healed(self, series: Series, span: Span, *, truth: Any = None) -> None:
         self.certified.append((series, span))
 
     async def hold(self, events: Sequence[Event]) -> None:
@@ -309,6 +309,24 @@ async def test_rows_that_are_refused_do_not_pass_for_absent_ones(house: House) -
     [job], _ = await house.meta.jobs(limit=9)
     assert (job.refused, job.state) == (1, JobState.COMPLETED)
     assert [one.state for one in await house.ledger(series) if one.live] == [HoleState.OPEN]
+
+
+async def test_ids_the_venue_burned_are_no_holes_of_its_history(house: House) -> None:
+    series = Series("um", "trade", "BTCUSDT")
+    lacks = {15, 16, 20, 21, 22}
+    house.source.name = "archive"
+    house.source.past[series] = [trade(number) for number in range(40) if number not in lacks]
+    await house.hold([trade(number) for number in range(40) if not 10 <= number < 30 and number != 35])
+    await house.audit()
+    await house.heal()
+    left = [(one.start_ms - BASE_MS, one.end_ms - BASE_MS) for one in await house.ledger(series) if one.live]
+    assert left == [(190, 231)], "two in a row are burned, three are lost"
+    [job], _ = await house.meta.jobs(limit=9)
+    assert [one.missing for one in job.absent] == [3]
+    await house.hold([trade(number) for number in range(41, 45)])
+    await house.audit()
+    left = [(one.start_ms - BASE_MS, one.end_ms - BASE_MS) for one in await house.ledger(series) if one.live]
+    assert left == [(190, 231), (390, 411)], "what the stream leaves out is lost"
 
 
 # ── Coarse ───────────────────────────────────────────────────────────────────────────────────────────────────────────

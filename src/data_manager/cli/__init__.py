@@ -5,6 +5,7 @@
     query  dead-letters         what is held
     findings                    what was found to be wrong
     audit                       what of it is missing or wrong
+    backfill  backfill-jobs     what is missing of the past, fetched
     export  import              rows from one store to another
     simulate                    the exchange that tests and demonstrations run on
     config  doctor  migrate     the installation
@@ -20,6 +21,7 @@ from collections.abc import Sequence
 import typer
 
 from data_manager.cli.audit import audits
+from data_manager.cli.backfill import backfills
 from data_manager.cli.certify import certificates
 from data_manager.cli.feed import feeds
 from data_manager.cli.findings import found
@@ -38,7 +40,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for part in (service, feeds, rows, audits, certificates, found, moving, installation, simulate):
+for part in (service, feeds, rows, audits, backfills, certificates, found, moving, installation, simulate):
     app.add_typer(part)
 
 

@@ -82,7 +82,13 @@ class Grid(Continuity, frozen=True):
 
 
 class Numbered(Continuity, frozen=True):
-    """Ids rise by exactly one. Only what lies between two held rows can be missed."""
+    """Ids rise by exactly one. Only what lies between two held rows can be missed.
+
+    burned: so many ids in a row the venue may burn. A stream tells of them, history does not: between two rows of one
+    answer of a source so many are no hole, though holes() names them.
+    """
+
+    burned: int = 0
 
     def holes(self, columns: Columns, *, key: str, time: str, span: Span, interval: str | None = None) -> list[Hole]:
         ids = columns[key]

@@ -38,7 +38,7 @@ _TABLE = (
         key=("trade_id",),
         time="traded_ms",
         on_conflict=Keep.FIRST,
-        continuity=Numbered(),
+        continuity=Numbered(burned=2),
         fresh_within_ms=MINUTE_MS,
         refill=("archive:trades", "rest:historicalTrades"),
         retention_days=7,

@@ -21,8 +21,10 @@ from data_manager.ports_source import Source
 from data_manager.service.again import Again
 from data_manager.services.backfill import Backfiller
 from data_manager.services.backfilling.losses import Losses
+from data_manager.services.certify import Certifier
+from data_manager.services.conditions import Conditions
 from data_manager.services.databases import Databases
-from data_manager.services.healing import Audits, Certify, Healing
+from data_manager.services.healing import Audits, Healing
 from data_manager.services.lease import Campaign
 from data_manager.services.periodic import when_due
 from data_manager.services.planning import by_cost
@@ -63,7 +65,6 @@ class Mending:
         past: Past,
         *,
         writes: bool,
-        certify: Certify | None = None,
     ) -> None:
         """writes: whether this process may append rows to the store."""
         self.counts: Mapping[JobState, int] | None = None
@@ -92,7 +93,7 @@ class Mending:
                 ask_again_ms=round(settings.auto_backfill_ask_again_s * SECOND_MS),
                 least_ms=settings.min_auto_backfill_gap * SECOND_MS,
             ),
-            certify=certify,
+            certifier=Certifier(store, meta, Conditions(meta, CLOCK), CLOCK, rest=1.0),
         )
         if settings.enable_backfiller and not writes:
             _log.warning("no backfill jobs are run here", reason="another process writes the embedded store: role all")

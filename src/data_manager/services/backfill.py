@@ -22,8 +22,9 @@ from data_manager.domain.job import Job, JobState
 from data_manager.ports import Clock, LeaseLost, Records
 from data_manager.ports_jobs import JobStore
 from data_manager.ports_source import Source
-from data_manager.services.backfilling.choosing import Plan, by_order
+from data_manager.services.backfilling.choosing import Plan
 from data_manager.services.backfilling.running import Append, NotOffered, Run, SourceFailed
+from data_manager.services.planning import by_cost
 
 ENDED_MAX: Final = 10_000
 """Jobs that ended and are remembered."""
@@ -48,7 +49,7 @@ class Backfiller:
         *,
         owner: str,
         at_once: int,
-        plan: Plan = by_order,
+        plan: Plan = by_cost,
     ) -> None:
         """owner: a name for this process that no other has. at_once: jobs that run at the same time."""
         self.rows: Counter[str] = Counter()

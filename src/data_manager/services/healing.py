@@ -10,7 +10,7 @@ number of jobs made here that are open at a time is bounded; what overlaps becom
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
 from typing import Final, Protocol
@@ -19,7 +19,7 @@ import structlog
 
 from data_manager.domain.dataset import Series, parse_series
 from data_manager.domain.datasets import DATASETS
-from data_manager.domain.errors import Conflict, NotFound
+from data_manager.domain.errors import Conflict, DataManagerError, NotFound, Unavailable
 from data_manager.domain.job import OPEN, Job, Target, expected_rows, targets_joined
 from data_manager.domain.ledger import HoleState, LedgerEntry, due
 from data_manager.domain.mending import Patience, after_job, asked_again, given_up, healing, job_of, ripe
@@ -48,7 +48,6 @@ _SPAN_ROWS_MAX: Final = 50_000
 _SPAN_MS_MAX: Final = 6 * HOUR_MS  # where rows cannot be counted
 _log = structlog.get_logger(__name__)
 
-Certify = Callable[[Series, Span], Awaitable[object]]
 
 
 class Audits(Protocol):
@@ -58,6 +57,14 @@ class Audits(Protocol):
         self, series: Sequence[Series] | None = None, *, span: Span | None = None, truth: TruthStore | None = None
     ) -> object:
         """See Auditor.run."""
+        ...
+
+
+class Certifies(Protocol):
+    """What heals need of the certifier."""
+
+    async def healed(self, series: Series, span: Span, *, truth: TruthStore | None = None) -> object:
+        """See Certifier.healed."""
         ...
 
 
@@ -72,7 +79,7 @@ class Healing:
         *,
         jobs_max: int = 5,
         patience: Patience | None = None,
-        certify: Certify | None = None,
+        certifier: Certifies | None = None,
     ) -> None:
         """jobs_max: of the jobs made here, so many are open at a time."""
         self.figures: Counter[str] = Counter()
@@ -81,7 +88,7 @@ class Healing:
         self._clock = clock
         self._jobs_max = jobs_max
         self._patience = patience or Patience()
-        self._certify = certify
+        self._certifier = certifier
         self._rechecked_s: float | None = None
 
     async def turn(self, records: Records) -> None:
@@ -202,8 +209,17 @@ class Healing:
         ended["healed"] = len(healed)
         self.figures.update(ended)
         _log.info("healed" if healed else "not healed", series=series.id, **ended)
-        if healed and self._certify is not None:
-            await self._certify(series, Span(healed[0].start_ms, healed[-1].end_ms))
+        if healed and self._certifier is not None:
+            await self._certify(self._certifier, records, series, Span(healed[0].start_ms, healed[-1].end_ms))
+
+    async def _certify(self, certifier: Certifies, records: Records, series: Series, span: Span) -> None:
+        """A heal is one with or without its certificate."""
+        try:
+            await certifier.healed(series, span, truth=records)
+        except (LeaseLost, Unavailable):
+            raise
+        except DataManagerError as error:
+            _log.warning("what was healed is not certified", series=series.id, reason=str(error))
 
 
 def _grows(entry: LedgerEntry, now_ms: int) -> bool:

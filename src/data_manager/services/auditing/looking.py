@@ -30,6 +30,7 @@ from data_manager.domain.span import Span, intersection, union
 from data_manager.domain.time import DAY_MS, EARLIEST_MS, HOUR_MS, LATEST_MS, MINUTE_MS
 from data_manager.domain.truth import Mark, SeriesTruth
 from data_manager.ports import Extent, SeriesStore
+from data_manager.services.auditing.burned import less_burned
 from data_manager.services.auditing.entering import Entering
 from data_manager.services.auditing.judging import (
     Disordered,
@@ -187,6 +188,10 @@ class Looking:
             found += empty_bars(settle(joined(rows)), interval)
         return union(found)
 
+    async def less_burned(self, series: Series, holes: Sequence[Hole]) -> list[Hole]:
+        """The holes without ids that the venue burned."""
+        return await less_burned(self._store, series, holes)
+
     async def within(self, looked: Looked, series: Series, span: Span, now_ms: int, life: Life = EVER) -> None:
         """Audit one span, whatever was audited before. The mark stays where it is."""
         extent = await self._store.extent(series)
@@ -338,6 +343,7 @@ class Walk:
         if judged.span is not None:
             rule = DATASETS[self.series.dataset].continuity
             holes = lived(judged.holes, self._life, rule, self.series.interval)
+            holes = await self._looking.less_burned(self.series, holes)
             fills = fills_of(self.series)
             if fills is not None and holes:
                 quiet = Life(halts=tuple(await self._looking.quiet(fills, str(self.series.interval), holes)))

@@ -38,7 +38,7 @@ def lacking(
         return ()
     continuity = DATASETS[series.dataset].continuity
     if isinstance(continuity, Numbered):
-        holes = _of_ids(wanted, fetched, before)
+        holes = _of_ids(wanted, fetched, before, continuity.burned)
     elif isinstance(continuity, Grid | Schedule):
         inside = fetched.rows.time_ms < settled.end_ms
         holes = holes_of(series, fetched.rows.take(inside), settled)
@@ -69,8 +69,11 @@ def _settled(series: Series, span: Span, now_ms: int) -> Span | None:
     return parts[0] if parts else None
 
 
-def _of_ids(wanted: Wanted, fetched: Fetched, before: Edge | None) -> list[Hole]:
-    """Jumps in the ids: inside the answer, from the answer before it, and from and to the rows held around the hole."""
+def _of_ids(wanted: Wanted, fetched: Fetched, before: Edge | None, burned: int) -> list[Hole]:
+    """Jumps in the ids: inside the answer, from the answer before it, and from and to the rows held around the hole.
+
+    burned: so many ids in a row that the answer leaves out are none.
+    """
     rows, span = fetched.rows, fetched.span
     if not len(rows) and before is None and wanted.after is None and wanted.before is None:
         return [Hole(span.start_ms, span.end_ms, None, None, None, "ids")]
@@ -87,4 +90,6 @@ def _of_ids(wanted: Wanted, fetched: Fetched, before: Edge | None) -> list[Hole]
     every, first = np.unique(np.concatenate(keys), return_index=True)
     dataset = DATASETS[wanted.series.dataset]
     columns = {dataset.key[0]: every, dataset.time: np.concatenate(times)[first]}
-    return dataset.continuity.holes(columns, key=dataset.key[0], time=dataset.time, span=span)
+    holes = dataset.continuity.holes(columns, key=dataset.key[0], time=dataset.time, span=span)
+    own = set(rows.key.tolist()) if burned else set()
+    return [one for one in holes if not (one.after in own and one.before in own and (one.missing or 0) <= burned)]

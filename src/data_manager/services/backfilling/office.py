@@ -10,6 +10,7 @@ from data_manager.domain.condition import EVER
 from data_manager.domain.dataset import Series
 from data_manager.domain.errors import Conflict, NotFound
 from data_manager.domain.job import Choice, Job, JobState, Target
+from data_manager.domain.span import Span
 from data_manager.ports import Clock
 from data_manager.ports_jobs import JobStore
 from data_manager.services.backfilling.asking import PRIORITY, LifeOf, Names, new_job, span_asked
@@ -36,11 +37,14 @@ class Office:
         source: Choice = "auto",
         names: Names | None = None,
     ) -> Job:
-        """The job that fetches this: a new one, or the open one that covers it. Raises BadQuery as span_asked does."""
-        now_ms = self._clock.now_ms()
-        span = span_asked(series, start_ms, end_ms, now_ms, self._life_of(series), names)
+        """The job that fetches this: a new one, or the open one that covers it. Raises BadQuery as check does."""
+        span, now_ms = self.check(series, start_ms, end_ms, names), self._clock.now_ms()
         wanted = [Target(span.start_ms, span.end_ms)]
         return await self._store.submit_job(new_job(series, wanted, now_ms, by=by, priority=priority, source=source))
+
+    def check(self, series: Series, start_ms: int, end_ms: int, names: Names | None = None) -> Span:
+        """What a job would fetch. Raises BadQuery where that is not what was meant, or nothing."""
+        return span_asked(series, start_ms, end_ms, self._clock.now_ms(), self._life_of(series), names)
 
     async def job(self, job_id: str) -> Job:
         """The job with that id. Raises NotFound."""

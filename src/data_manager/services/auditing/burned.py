@@ -1,0 +1,51 @@
+"""Ids that the venue burned: a stream tells of them by rows of their own, history leaves them out.
+
+Two rows that came in one answer of a source stand side by side there, so what few ids lie between them were burned.
+Rows of different answers, or of the stream, say nothing of what lies between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from data_manager.domain.batch import STREAM, Batch
+from data_manager.domain.columns import Texts
+from data_manager.domain.continuity import Hole, Numbered
+from data_manager.domain.dataset import Series
+from data_manager.domain.datasets import DATASETS
+from data_manager.ports import SeriesStore
+
+_ROWS_AT_ONCE: Final = 200_000
+
+
+async def less_burned(store: SeriesStore, series: Series, holes: Sequence[Hole]) -> list[Hole]:
+    """The holes without those that are burned ids. Looks at rows only where some may be; holes in order of key."""
+    dataset = DATASETS[series.dataset]
+    if not isinstance(dataset.continuity, Numbered) or not dataset.continuity.burned:
+        return list(holes)
+    most = dataset.continuity.burned
+    few = {one.after: one for one in holes if one.after is not None and one.missing is not None and one.missing <= most}
+    at, last = min(few, default=0) - 1, max(few, default=-1)
+    burned: set[int] = set()
+    while few and at < last:
+        rows = await store.scan(series, None, columns=(*dataset.key, "origin"), limit=_ROWS_AT_ONCE, after=at)
+        burned |= _side_by_side(rows, few)
+        if len(rows) < _ROWS_AT_ONCE:
+            break
+        at = int(rows.key[-2])  # the last one's neighbour is in the next part
+    return [one for one in holes if one.after not in burned]
+
+
+def _side_by_side(rows: Batch, few: dict[int, Hole]) -> set[int]:
+    """Keys of the rows whose successor came in the same answer."""
+    origin = rows.columns["origin"]
+    assert isinstance(origin, Texts)
+    history = np.array([word != STREAM for word in origin.words], np.bool_)
+    if len(rows) < 2 or not history.any():
+        return set()
+    one, other = origin.codes[:-1], origin.codes[1:]
+    keys = rows.key[:-1][(one == other) & history[one] & (np.diff(rows.key) > 1)]
+    return {key for key in keys.tolist() if key in few}
