@@ -3,12 +3,14 @@
 import asyncio
 import os
 import platform
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from data_manager import __version__, settings
 from data_manager.cli.output import quiet_logs, say_json, say_table
+from data_manager.domain.errors import BadQuery
 
 installation = typer.Typer()
 Json = Annotated[bool, typer.Option("--json", help="Say it as JSON.")]
@@ -50,17 +52,44 @@ def doctor(as_json: Json = False) -> None:
 
 
 @installation.command("migrate")
-def migrate(as_json: Json = False) -> None:
-    """Bring the metadata database to the layout of this version. Doing it twice changes nothing."""
+def migrate(
+    to: Annotated[
+        str, typer.Option(metavar="REVISION", help="Bring the metadata to this revision, back as well as forth.")
+    ] = "",
+    check: Annotated[
+        bool, typer.Option("--check", help="Only say what would be done; exit code 1 when that is anything.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Really go back.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Bring the databases to the layout of this version: tables, indexes. Doing it twice changes nothing.
+
+    With --to an earlier revision, before an earlier version of the program is installed: what only the later one can
+    hold is lost. A service of this version that starts afterwards brings it forward again.
+    """
     from data_manager import app
 
+    if to and check:
+        raise BadQuery("check", True, "says what a migration to this version would do: leave out --to")
     in_force = settings.load(os.environ)
     quiet_logs()
-    applied = asyncio.run(app.migrate(in_force))
+    if check:
+        _say_pending(asyncio.run(app.migrate_check(in_force)), as_json=as_json)
+        return
+    done = asyncio.run(app.migrate_to(in_force, to, undo=yes) if to else app.migrate(in_force))
     if as_json:
-        say_json({"applied": applied})
+        say_json({"applied": done})
     else:
-        typer.echo("\n".join(applied) or "already up to date")
+        typer.echo("\n".join(done) or "already up to date")
+
+
+def _say_pending(pending: Sequence[str], *, as_json: bool) -> None:
+    if as_json:
+        say_json({"up_to_date": not pending, "pending": pending})
+    else:
+        typer.echo("\n".join(pending) or "up to date")
+    if pending:
+        raise typer.Exit(1)
 
 
 @installation.command("version")

@@ -11,6 +11,8 @@ from typing import Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
+from data_manager.domain.errors import BadQuery
+
 Severity = Literal["info", "warning", "critical"]
 Evidence = dict[str, str | int | None]
 
@@ -33,6 +35,15 @@ class FindingKind(Enum):
     CORRUPT = "corrupt"  # what is held cannot be read
     UNAUDITED = "unaudited"  # an audit could not be done
     SHED = "shed"  # let go by ourselves, because the store was about to be full
+
+
+def kind_named(word: str) -> FindingKind:
+    """The kind of that word. Raises BadQuery naming those there are."""
+    try:
+        return FindingKind(word)
+    except ValueError:
+        known = " ".join(kind.value for kind in FindingKind)
+        raise BadQuery("kind", word[:64], f"must be one of {known}") from None
 
 
 class Finding(Struct, frozen=True, kw_only=True):

@@ -6,11 +6,13 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import count
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -19,7 +21,7 @@ from data_manager.adapters.meta.database import Database, connect
 from data_manager.adapters.meta.failures import Locked, Refused
 from data_manager.adapters.meta.predecessor import SCHEMA
 from data_manager.adapters.meta.tables import REVISION
-from data_manager.domain.errors import BadSetting, Conflict
+from data_manager.domain.errors import BadQuery, BadSetting, Conflict
 
 SCRIPTS = "data_manager.adapters.meta:migrations"
 """Where Alembic finds the migrations: inside the package, so that no alembic.ini is needed."""
@@ -29,20 +31,59 @@ _LONGEST_S = 3_600  # one statement of a migration, or the silence while it runs
 _PAUSE_S = 0.02
 _RUNNING = threading.Lock()  # Alembic keeps the running migration in globals: one at a time per process
 
+_NEWER = "was written by a newer version: start that version, or name another database"
 _NOTE = "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY) ENGINE=InnoDB"
 Step = Callable[[Config], None]
 
 
-async def migrate(url: str) -> list[str]:
-    """Bring the database to the newest schema; the revisions applied, oldest first, none when it was there already.
+class Plan(NamedTuple):
+    """The way from the schema a database has to another: revisions to undo, newest first, or to apply, oldest first."""
+
+    undo: list[str]
+    apply: list[str]
+
+
+async def plan(url: str, revision: str = REVISION) -> Plan:
+    """How the database would come to that revision. Changes nothing, and makes no file.
+
+    Raises BadQuery naming the revisions there are, BadSetting when a newer version of this program was here before.
+    """
+    known = revisions()
+    if revision not in known:
+        raise BadQuery("to", revision[:32], f"must be one of {' '.join(known)}")
+    database = connect(url)
+    try:
+        held = None if _no_file(database) else await database.revision()
+    finally:
+        await database.close()
+    if held is not None and held not in known:
+        raise BadSetting("metadata database", database.name, _NEWER)
+    at, to = 0 if held is None else known.index(held) + 1, known.index(revision) + 1
+    return Plan(undo=known[to:at][::-1], apply=known[at:to])
+
+
+def _no_file(database: Database) -> bool:
+    return database.dialect == "sqlite" and not Path(database.name).exists()
+
+
+def revisions() -> list[str]:
+    """Every revision this version of the program knows, oldest first."""
+    config = Config()
+    config.set_main_option("script_location", SCRIPTS)
+    return [one.revision for one in ScriptDirectory.from_config(config).walk_revisions()][::-1]
+
+
+async def migrate(url: str, revision: str = "head") -> list[str]:
+    """Bring the database to the newest schema, or to an earlier one that is newer than it has.
+
+    The revisions applied, oldest first; none when it was there already.
 
     SQLite: all or nothing. MySQL commits each statement: what was cut off half-way is finished by the next call.
     Raises Conflict when another process has been migrating for a minute, BadSetting when a newer version of this
     program was here before, Refused when a table is in the way or was taken away, Unavailable or Corrupt like every
     other use of the database.
     """
-    newer = "was written by a newer version: start that version, or name another database"
-    return await _apply(url, lambda config: command.upgrade(config, "head"), newer)
+    return await _apply(url, lambda config: command.upgrade(config, revision), _NEWER)
 
 
 async def step_back(url: str, revision: str) -> list[str]:
