@@ -4,9 +4,12 @@ SHELL := /bin/bash
 BIN := .venv/bin
 DATA_MANAGER := $(BIN)/data-manager
 PYTEST_ARGS ?=
+# Two processes a core, since most tests wait for something; the longest tests first, so that none is left at the end.
+PROCESSES ?= $(shell echo $$((2 * $$(nproc 2>/dev/null || echo 2))))
+PYTEST := $(BIN)/python -m pytest -q -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup install install-dev run test fmt format fmt-check lint type contract check faults bench docs build pipeline clean
+.PHONY: help setup install install-dev run test fmt format fmt-check lint type contract check servers-ahead faults bench docs build pipeline clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,9 +24,9 @@ run: setup ## Run everything on this machine; settings come from the environment
 	@set -a; [ ! -f .env ] || . ./.env; LOG_FORMAT=$${LOG_FORMAT:-console}; set +a; exec $(DATA_MANAGER) run
 
 test: setup ## Run every test, then those about time and wire again far from UTC
-	@scripts/setup_mariadb.sh
-	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
-	TZ='<-03>3' $(BIN)/python -m pytest -q $(PYTEST_ARGS) tests/domain tests/wire
+	@scripts/setup_servers.sh
+	$(PYTEST) $(PYTEST_ARGS)
+	TZ='<-03>3' $(PYTEST) $(PYTEST_ARGS) tests/domain tests/wire
 
 fmt: setup ## Format the code and mend what lint can mend
 	$(BIN)/ruff format .
@@ -42,10 +45,13 @@ type: setup ## Check types
 contract: setup ## Check who imports whom
 	$(BIN)/lint-imports
 
-check: fmt-check lint type contract test ## All that CI runs: format, lint, types, import contract, tests
+check: servers-ahead fmt-check lint type contract test ## All that CI runs: format, lint, types, import contract, tests
+
+servers-ahead: setup # what the tests' servers need is made while the rest is checked; `test` waits for it
+	@scripts/setup_servers.sh >/dev/null 2>&1 &
 
 faults: setup ## Break everything, as often and as long as the promise asks for, and print one table
-	@scripts/setup_mariadb.sh
+	@scripts/setup_servers.sh
 	FAULTS=full $(BIN)/python -m pytest -q tests/faults $(PYTEST_ARGS)
 
 bench: setup ## Measure, each figure beside its baseline of the same run

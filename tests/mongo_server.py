@@ -26,14 +26,13 @@ from typing import Any
 import bson
 import pymongo
 import pytest
-from _pytest.terminal import TerminalReporter
 from bson.codec_options import CodecOptions, DatetimeConversion
 
 from data_manager.adapters.mongo.access import MongoAccess
 from data_manager.adapters.mongo.store import MongoStore, open_mongo
-from tests.servers import free_port
+from tests.servers import ended_with_us, free_port
+from tests.summary import left_out
 
-MISSING = "no MongoDB: install mongod, or Go to build a stand-in, or name a server that runs in TEST_MONGODB_URL"
 _BUILD = Path(__file__).resolve().parents[1] / "scripts" / "ferretdb" / "build.sh"
 _START_S = 30.0
 _numbers = count()
@@ -67,6 +66,7 @@ class MongoServer(AnyServer):
             self._process = subprocess.Popen(
                 self._command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
             )
+        ended_with_us(self._process)
         deadline = time.monotonic() + _START_S
         while not self._answers():
             said = (self._folder / "server.log").read_text(errors="replace")[-3_000:]
@@ -135,7 +135,7 @@ def mongo_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
     if given:
         yield AnyServer(given)
         return
-    server = MongoServer(tmp_path_factory.mktemp("mongo"), program(request))
+    server = MongoServer(tmp_path_factory.mktemp("mongo"), program())
     server.start()
     yield server
     server.kill()
@@ -144,7 +144,7 @@ def mongo_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 @pytest.fixture
 def own_mongo(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MongoServer]:
     """A server for one test, which may kill, freeze and restart it."""
-    server = MongoServer(tmp_path / "mongo", program(request))
+    server = MongoServer(tmp_path / "mongo", program())
     server.start()
     yield server
     server.kill()
@@ -161,35 +161,15 @@ def mongo_access(mongo_server: AnyServer) -> Iterator[MongoAccess]:
     forget(access)
 
 
-def program(request: pytest.FixtureRequest) -> str:
+def program() -> str:
     """mongod, or the stand-in, which is built if it has to be; without either the test is left out, or fails."""
     found = shutil.which("mongod")
     if found is None:
         built = subprocess.run([_BUILD], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         found = built.stdout.strip()
         if built.returncode:
-            _missing(request.config, f"{MISSING} ({built.stderr.strip()[-300:]})")
+            left_out("no MongoDB: ", built.stderr.strip()[-300:])
     return found
-
-
-def _missing(config: pytest.Config, why: str) -> None:
-    if not config.pluginmanager.has_plugin(_Summary.name):
-        config.pluginmanager.register(_Summary(why), _Summary.name)
-    (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(why)
-
-
-class _Summary:
-    """One line at the end of a run for all tests that were left out."""
-
-    name = "mongo-missing"
-
-    def __init__(self, why: str) -> None:
-        self._why = why
-
-    def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
-        left_out = [one for one in terminalreporter.getreports("skipped") if MISSING in str(one.longrepr)]
-        if left_out:
-            terminalreporter.write_line(f"!!! {len(left_out)} tests did NOT run: {self._why}", red=True, bold=True)
 
 
 # ---- a server that says what it is told ------------------------------------------------------------------------------

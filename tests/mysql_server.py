@@ -5,26 +5,28 @@ database of a server that runs, which is emptied; otherwise mariadbd is started.
 left out and one line says so; with CI=true they fail.
 """
 
+import fcntl
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from urllib.parse import quote
 
 import asyncmy
 import pytest
-from _pytest.terminal import TerminalReporter
 from sqlalchemy import MetaData
 
 from data_manager.adapters.meta.database import connect
-from tests.servers import free_port
+from tests.servers import ended_with_us, free_port
+from tests.summary import left_out
 
-MISSING = "no MariaDB: install mariadb-server, or name a database that may be emptied in TEST_MYSQL_URL"
 USER, PASSWORD = "petrosa", "hunter2@:/?#[]%"
 _PLACES = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
 _START_S = 30.0
@@ -62,6 +64,7 @@ class MySqlServer:
                 ],
                 stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
+        ended_with_us(self._process)
         deadline = time.monotonic() + _START_S
         while not self._greets():
             said = (self.folder / "mariadbd.log").read_text(errors="replace")[-3_000:]
@@ -126,14 +129,9 @@ class MySqlServer:
 def _program(name: str) -> str:
     found = shutil.which(name, path=_PLACES)
     if found is None:
-        missing()
+        left_out("no MariaDB: ")
     assert found is not None
     return found
-
-
-def missing() -> None:
-    """Leave this test out, or fail where nothing may be left out."""
-    (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(MISSING)
 
 
 @pytest.fixture(scope="session")
@@ -156,13 +154,25 @@ def own_mysql(tmp_path: Path) -> Iterator[MySqlServer]:
 
 
 @pytest.fixture(params=["sqlite", "mysql"])
-def fresh_database(request: pytest.FixtureRequest, tmp_path: Path) -> FreshDatabase:
+def fresh_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FreshDatabase]:
     """Await it for the URL of an empty database: of each kind there is."""
     given = os.environ.get("TEST_MYSQL_URL")
-    if request.param == "mysql" and given is None:
+    if request.param == "sqlite":
+        yield lambda: beside(tmp_path)
+    elif given is None:
         server: MySqlServer = request.getfixturevalue("mysql_server")
-        return server.fresh
-    return lambda: beside(tmp_path) if request.param == "sqlite" else emptied(str(given))
+        yield server.fresh
+    else:
+        with _alone():
+            yield lambda: emptied(given)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Tests of other processes wait: all of them empty the same database."""
+    with (Path(tempfile.gettempdir()) / "petrosa-test-mysql.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 async def beside(folder: Path) -> str:
@@ -179,12 +189,3 @@ async def emptied(url: str) -> str:
         await connection.run_sync(held.drop_all)
     await database.close()
     return url
-
-
-def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
-    """One line for all tests that were left out."""
-    left_out = [one for one in terminalreporter.getreports("skipped") if MISSING in str(one.longrepr)]
-    for one in left_out:
-        one.longrepr = (__file__, None, f"Skipped: {MISSING}")  # of one place: pytest folds them into one
-    if left_out:
-        terminalreporter.write_line(f"!!! {len(left_out)} tests did NOT run: {MISSING}", red=True, bold=True)

@@ -1,10 +1,17 @@
-"""Real nats-servers for tests: each on a free port of 127.0.0.1, its files in a folder given."""
+"""Real nats-servers for tests: each on a free port of 127.0.0.1, its files in a folder given.
+
+And what every server of the tests needs: a port that stays its own while it is away, and an end with the tests.
+"""
 
 import asyncio
+import random
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import cache
 from itertools import count
 from pathlib import Path
 
@@ -14,6 +21,24 @@ from data_manager.adapters.bus.connection import NatsAccess
 from data_manager.adapters.bus.nats_server import NatsServer
 
 _names = count()
+_PORTS = (12_000, 32_000)  # below what the kernel gives away by itself
+_WATCH = """
+import os, signal, sys
+
+def began(pid):  # an id that another process has got meanwhile is not killed
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[19]
+    except OSError:
+        return None
+
+known = {}
+for line in sys.stdin:
+    known[int(line)] = began(int(line))
+for pid, since in known.items():
+    if since is not None and began(pid) == since:
+        os.kill(pid, signal.SIGKILL)
+"""
 
 
 class WallClock:
@@ -51,7 +76,7 @@ class SteppingClock:
 @contextmanager
 def running_server(folder: Path, *, jetstream: bool = True) -> Iterator[NatsServer]:
     """A server for many tests: for session fixtures, outside of any event loop."""
-    server = NatsServer(folder, port=0, jetstream=jetstream)
+    server = NatsServer(folder, port=free_port(), jetstream=jetstream)
     asyncio.run(server.start())
     try:
         yield server
@@ -62,7 +87,7 @@ def running_server(folder: Path, *, jetstream: bool = True) -> Iterator[NatsServ
 @asynccontextmanager
 async def own_server(folder: Path, *, jetstream: bool = True, config: str = "") -> AsyncIterator[NatsServer]:
     """A server for one test, which may kill, freeze and restart it."""
-    server = NatsServer(folder, port=0, jetstream=jetstream, config=config)
+    server = NatsServer(folder, port=free_port(), jetstream=jetstream, config=config)
     await server.start()
     try:
         yield server
@@ -81,10 +106,33 @@ def fresh(word: str) -> str:
 
 
 def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that was free a moment ago, and that nobody takes by chance: not even while its server is away.
+
+    It is none of those that the kernel gives to clients and to whoever asks for port 0.
+    """
+    while True:
+        port = random.SystemRandom().randrange(*_PORTS)  # other processes of the same run choose at the same time
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+
+
+def ended_with_us(process: subprocess.Popen[bytes]) -> None:
+    """Have it killed when this process ends, however it ends: nobody has to clean up after tests that were killed."""
+    told = _watcher().stdin
+    assert told is not None
+    told.write(b"%d\n" % process.pid)
+    told.flush()
+
+
+@cache
+def _watcher() -> subprocess.Popen[bytes]:
+    """A process that reads ids of processes, and kills them when there is nobody left to write more."""
+    return subprocess.Popen([sys.executable, "-SEIc", _WATCH], stdin=subprocess.PIPE, start_new_session=True)
 
 
 @asynccontextmanager

@@ -1,7 +1,7 @@
 """Databases for the contract tests."""
 
 from tests.mongo_server import mongo_access, mongo_server, own_mongo
-from tests.mysql_server import fresh_database, mysql_server, own_mysql, pytest_terminal_summary
+from tests.mysql_server import fresh_database, mysql_server, own_mysql
 
 __all__ = [
     "fresh_database",
@@ -10,5 +10,4 @@ __all__ = [
     "mysql_server",
     "own_mongo",
     "own_mysql",
-    "pytest_terminal_summary",
 ]

@@ -14,6 +14,7 @@ from tests.conftest import eventually
 from tests.faults.conftest import Told
 from tests.mongo_server import MongoServer
 from tests.mysql_server import MySqlServer
+from tests.servers import free_port
 from tests.service import Service, connected, publish
 from tests.truth import Line, rows_of
 
@@ -32,7 +33,7 @@ class Stage:
 
     def __init__(self, folder: Path, mongod: str, lines: Sequence[Line], **settings: object) -> None:
         """settings: of every service. Make it outside of any event loop."""
-        self.nats = NatsServer(folder / "nats", port=0)
+        self.nats = NatsServer(folder / "nats", port=free_port())
         self.mongo = MongoServer(folder / "mongo", mongod)
         self.mysql = MySqlServer(folder / "mysql")
         self.published: list[Line] = []

@@ -39,7 +39,7 @@ def stage(
 ) -> Iterator[Stage]:
     """Three ingest replicas with little in hand each, and an API."""
     settings = {"nats_ack_wait_s": ACK_WAIT_S, "message_queue_size": 100, "max_batch_size": 200}
-    one = Stage(tmp_path_factory.mktemp("stage"), program(request), lines, **settings)
+    one = Stage(tmp_path_factory.mktemp("stage"), program(), lines, **settings)
     try:
         asyncio.run(one.cluster.start(*REPLICAS, "api-1"))
         yield one

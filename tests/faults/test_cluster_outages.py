@@ -35,7 +35,7 @@ def stage(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, recordings: Path
 ) -> Iterator[Stage]:
     lines = few_books(lines_of(*paths_of(recordings, "um", RECORDINGS)))
-    one = Stage(tmp_path_factory.mktemp("stage"), program(request), lines, message_queue_size=QUEUE)
+    one = Stage(tmp_path_factory.mktemp("stage"), program(), lines, message_queue_size=QUEUE)
     try:
         asyncio.run(one.cluster.start("ingest-1", "api-1"))
         yield one
@@ -96,7 +96,7 @@ async def test_many_questions_that_fail_together_leave_the_driver_well(
     request: pytest.FixtureRequest, tmp_path: Path, told: Told
 ) -> None:
     """The search for a server ends for all series of an append at the same moment, and callers give up besides."""
-    server, failed = MongoServer(tmp_path, program(request)), 0
+    server, failed = MongoServer(tmp_path, program()), 0
     server.start()
     batches = [batch_of([trade(n, f"{word}{number}USDT") for number in range(12) for n in range(3)]) for word in "ABC"]
     try:

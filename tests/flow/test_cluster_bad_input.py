@@ -47,7 +47,7 @@ async def test_the_bus_comes_up_last(tmp_path: Path, mongo_server: AnyServer, my
 async def test_mongodb_comes_up_last(
     request: pytest.FixtureRequest, tmp_path: Path, nats: NatsServer, mysql_server: MySqlServer
 ) -> None:
-    mongo = MongoServer(tmp_path / "mongo", program(request))
+    mongo = MongoServer(tmp_path / "mongo", program())
     one = Cluster(tmp_path, nats.url, mongo.access(), await mysql_server.fresh())
 
     async def start() -> None:
