@@ -16,7 +16,7 @@ from data_manager.domain.span import Span
 from data_manager.services.auditing.desk import Desk
 from data_manager.services.conditions import Condition, Conditions, answered_span
 from data_manager.services.query import fetch, parse
-from tests.contract.rows import BASE_MS, candle, liquidation, trade
+from tests.contract.rows import BASE_MS, candle, depth_update, liquidation, trade
 from tests.flow.test_api import listening, no_facts
 from tests.flow.test_audit import MINUTES, TRADES, House, at, minutes
 from tests.memory import MemoryStore
@@ -161,6 +161,44 @@ async def test_without_times_the_last_day_is_asked_for(client: httpx2.AsyncClien
     assert (body["start_ms"], body["end_ms"]) == (house.clock.now - 86_400_000, house.clock.now)
 
 
+async def test_the_longest_clean_segments_of_a_book(client: httpx2.AsyncClient, house: House) -> None:
+    await house.hold([depth_update(number) for number in range(1, 400) if number not in (100, 101, 350)])
+    await client.post("/audit/run")
+    asked = {"series": "um.depth_update.BTCUSDT", "start": BASE_MS, "end": BASE_MS + 1_000}
+    body = (await client.get("/condition/segments", params=asked)).json()
+    found = [(one["start_ms"] - BASE_MS, one["end_ms"] - BASE_MS) for one in body["segments"]]
+    assert found == [(103, 349), (1, 99), (352, 400)]
+    assert (body["total"], body["clean_ms"]) == (3, 246 + 98 + 48)
+    assert [(one["first_key"], one["last_key"]) for one in body["segments"]] == [(102, 349), (None, 99), (351, None)]
+    assert body["segments"][0]["condition"] == "good"
+    ordered = (await client.get("/condition/segments", params={**asked, "order": "time", "limit": 2})).json()
+    assert [one["start_ms"] - BASE_MS for one in ordered["segments"]] == [1, 103]
+    for query, field in (({}, "series"), ({**asked, "order": "best"}, "order"), ({**asked, "limit": 0}, "limit")):
+        answer = await client.get("/condition/segments", params=query)
+        assert (answer.status_code, answer.json()["error"]["field"]) == (422, field)
+
+
+async def test_every_series_day_by_day(client: httpx2.AsyncClient, house: House) -> None:
+    await client.post("/audit/run")
+    body = (await client.get("/condition/matrix", params={"start": "2023-11-13", "end": "2023-11-15T12:00:00Z"})).json()
+    assert body["days"] == ["2023-11-13", "2023-11-14", "2023-11-15"]
+    by_series = {one["series"]: one["days"] for one in body["data"]}
+    assert by_series.keys() == {SERIES, TRADES.id, "um.liquidation.BTCUSDT"}
+    before, on, after = by_series[SERIES]
+    assert (before["condition"], before["completeness"], before["shares"]) == ("unverified", None, {"unverified": 1.0})
+    assert on["condition"] == "known_hole"
+    assert on["shares"]["known_hole"] == 60_000 / 86_400_000
+    assert (after["condition"], after["completeness"]) == ("pending", None)
+    found = [one["condition"] for one in by_series["um.liquidation.BTCUSDT"]]
+    assert found == ["unverifiable", "unverifiable", "pending"]
+    for one in body["data"]:
+        assert all(abs(sum(day["shares"].values()) - 1) < 1e-9 for day in one["days"])
+    some = (await client.get("/condition/matrix", params={"dataset": "candle", "limit": 1, "pair": "BTCUSDT"})).json()
+    assert ([one["series"] for one in some["data"]], some["pagination"]["total"], len(some["days"])) == ([SERIES], 1, 31)
+    bad = await client.get("/condition/matrix", params={"start": "2020-01-01", "end": "2023-01-01"})
+    assert (bad.status_code, bad.json()["error"]["field"]) == (422, "start")
+
+
 @pytest.mark.parametrize(
     ("query", "field"),
     [
@@ -243,7 +281,9 @@ async def test_the_ranges_are_those_of_the_domain_for_any_cut(client: httpx2.Asy
 
 async def test_openapi_tells_of_the_routes(client: httpx2.AsyncClient) -> None:
     paths = (await client.get("/openapi.json")).json()["paths"]
-    assert paths.keys() >= {"/condition", "/audit/run", "/audit/runs/{run}", "/audit/holes"}
+    assert paths.keys() >= {
+        "/condition", "/condition/matrix", "/condition/segments", "/audit/run", "/audit/runs/{run}", "/audit/holes",
+    }  # fmt: skip
     assert paths["/audit/run"].keys() == {"post"}
 
 

@@ -25,6 +25,7 @@ from data_manager.api.inspect import inspect_routes
 from data_manager.api.metrics import HttpMetrics, metrics_app
 from data_manager.api.routing import Endpoint
 from data_manager.api.truth import Truth, truth_routes
+from data_manager.api.truth_views import view_routes
 from data_manager.ports import Clock, Records, SeriesStore
 from data_manager.services.auditing.desk import Desk
 from data_manager.services.backfilling.office import Office
@@ -112,6 +113,7 @@ def create_app(components: Components, limits: Limits | None = None) -> FastAPI:
                 components.role,
             )
         ),
+        *view_routes(components.meta, components.conditions, components.clock, components.market),
     ]
     return app
 

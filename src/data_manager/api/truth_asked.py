@@ -106,10 +106,10 @@ def span_of(given: Mapping[str, str]) -> Span | None:
     return Span(start_ms, parse_time(given["end"], field="end") if "end" in given else LATEST_MS)
 
 
-def span_until(given: Mapping[str, str], now_ms: int) -> Span:
-    """From start to end; without end until now, without start the day before the end."""
+def span_until(given: Mapping[str, str], now_ms: int, before_ms: int = DAY_MS) -> Span:
+    """From start to end; without end until now, without start so long before the end."""
     end_ms = parse_time(given["end"], field="end") if "end" in given else now_ms
-    return Span(parse_time(given["start"], field="start") if "start" in given else end_ms - DAY_MS, end_ms)
+    return Span(parse_time(given["start"], field="start") if "start" in given else end_ms - before_ms, end_ms)
 
 
 def states_of(text: str | None) -> list[HoleState]:

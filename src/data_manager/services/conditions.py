@@ -86,6 +86,10 @@ class Conditions:
         await self.refresh()
         return self._said(series, span, self._clock.now_ms() if now_ms is None else now_ms).condition
 
+    def said(self, series: Series, span: Span, now_ms: int) -> Condition:
+        """The condition by what is known here, judged as of now_ms."""
+        return self._said(series, span, now_ms).condition
+
     def at_hand(self, series: Series, span: Span | None) -> Said:
         """The condition as far as it is known here; unverified while the metadata store cannot tell."""
         version = self.version(series)
