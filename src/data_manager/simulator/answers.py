@@ -1,10 +1,15 @@
 """Answers and refusals of the REST interface, and how the venue words its errors."""
 
+import gzip
 from collections.abc import Mapping
+from typing import Final
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from data_manager.simulator.contracts import Contract
+
+_WORTH_PACKING: Final = 1_024
 
 
 class Refused(Exception):  # it is an answer, not a defect
@@ -29,6 +34,13 @@ class Raw(Struct, frozen=True, kw_only=True):
     headers: dict[str, str] = field(default_factory=dict)
     media: str = "application/json;charset=UTF-8"
     promised: int | None = None
+
+
+def packed(raw: Raw, accepted: str) -> Raw:
+    """The answer compressed, where that is asked for and worth it."""
+    if "gzip" not in accepted or len(raw.body) < _WORTH_PACKING or raw.promised is not None:
+        return raw
+    return replace(raw, body=gzip.compress(raw.body, 1), headers=raw.headers | {"Content-Encoding": "gzip"})
 
 
 def decimal(value: int, digits: int) -> str:

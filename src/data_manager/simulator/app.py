@@ -26,7 +26,7 @@ from starlette.routing import Route
 
 from data_manager.domain.errors import BadQuery, NotFound, Unavailable
 from data_manager.ports import Clock
-from data_manager.simulator.answers import Raw
+from data_manager.simulator.answers import Raw, packed
 from data_manager.simulator.archives import Archives, absent
 from data_manager.simulator.books import Books
 from data_manager.simulator.clock import ExchangeClock
@@ -136,7 +136,7 @@ class Exchange:
         raw = await run_in_threadpool(
             self.rest.answer, request.url.path, request.query_params, request.headers, address
         )
-        return _response(raw)
+        return _response(await run_in_threadpool(packed, raw, request.headers.get("accept-encoding", "")))
 
     async def _archive(self, request: Request) -> Response:
         for fault in self.faults.matching("slow", request.url.path):

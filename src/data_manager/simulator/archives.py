@@ -53,6 +53,8 @@ _DAILY_AT_MS: Final = (8 * 60 + 40) * MINUTE_MS
 _MONTHLY_AT_MS: Final = 10 * 60 * MINUTE_MS
 _HEADERS_SINCE: Final = {"klines": parse_time("2022-01-01"), "": parse_time("2022-08-11")}
 _FOLDERS: Final = {"1M": "1mo"}
+_SHAPES: Final = ("interleaved", "doubled", "header", "micro")
+_TIMES: Final = ("open_time", "close_time", "transact_time", "time", "calc_time")
 _KEPT_FILES: Final = 24
 
 Columns = Sequence[pa.Array]
@@ -133,12 +135,14 @@ class Archives:
 
     def _content(self, file: File) -> bytes:
         """The zip as it is now; kept by all that can change it."""
-        shaped = tuple(kind for kind in ("interleaved", "doubled", "header") if self._faults.files(kind, file.path))
+        shaped = tuple(kind for kind in _SHAPES if self._faults.files(kind, file.path))
         hidden = tuple(fault for fault in self._faults.of("missing", "altered") if "archive" in fault.where)
         return self._kept.get((file.path, shaped, hidden), lambda: self._zipped(file, shaped))
 
     def _zipped(self, file: File, shaped: Sequence[str]) -> bytes:
         names, table = _COLUMNS[file.kind](self, file)
+        if "micro" in shaped:
+            table = [_micro(column) if name in _TIMES else column for name, column in zip(names, table, strict=True)]
         if "doubled" in shaped:
             table = [column.take(pa.array(np.repeat(np.arange(len(column)), 2))) for column in table]
         if "interleaved" in shaped:
@@ -164,7 +168,7 @@ class Archives:
             found = self._tape.sampled_candles(contract, what, file.interval, file.start_ms, end_ms, now_ms)
         else:
             found = self._tape.candles(contract, file.interval, file.start_ms, end_ms, now_ms)
-        found = self._faults.candles("archive", file.kind, contract.symbol, file.interval, found)
+        found = self._faults.candles("archive", file.kind, contract.symbol, file.interval, found, file.path)
         price = 8 if file.kind in _SAMPLED else contract.price_precision
         digits = {
             bars.VOLUME: contract.quantity_precision, bars.BUY: contract.quantity_precision,
@@ -186,7 +190,7 @@ class Archives:
     def _agg_trades(self, file: File) -> tuple[Sequence[str], Columns]:
         contract = file.contract
         found = self._tape.aggregates(contract, file.start_ms, file.end_ms)
-        found = self._faults.aggregates("archive", contract.symbol, found)
+        found = self._faults.aggregates("archive", contract.symbol, found, file.path)
         return _AGG_TRADES, [
             pa.array(found.agg_id), _short(found.price, contract.price_precision),
             _short(found.quantity, contract.quantity_precision), pa.array(found.first_id), pa.array(found.last_id),
@@ -196,7 +200,7 @@ class Archives:
     def _trades(self, file: File) -> tuple[Sequence[str], Columns]:
         contract = file.contract
         found = self._tape.fills(self._tape.aggregates(contract, file.start_ms, file.end_ms), contract)
-        found = self._faults.fills("archive", contract.symbol, found)
+        found = self._faults.fills("archive", contract.symbol, found, file.path)
         quote = contract.price_precision + contract.quantity_precision
         return _TRADES, [
             pa.array(found.trade_id), _short(found.price, contract.price_precision),
@@ -206,7 +210,8 @@ class Archives:
 
     def _funding(self, file: File) -> tuple[Sequence[str], Columns]:
         contract = file.contract
-        slots = self._faults.slots("archive", contract.symbol, settlements(contract, file.start_ms, file.end_ms - 1))
+        settled = settlements(contract, file.start_ms, file.end_ms - 1)
+        slots = self._faults.slots("archive", contract.symbol, settled, file.path)
         rates = [decimal(path.funding_rate(self._seed, contract, slot_ms), 8) for slot_ms in slots]
         return _FUNDING, [
             pa.array([path.funding_time(self._seed, contract, slot_ms) for slot_ms in slots], pa.int64()),
@@ -247,6 +252,10 @@ def _short(values: Index, digits: int) -> pa.Array:
     """The same without zeros at the end, as files of trades have it."""
     texts = _decimals(values, digits)
     return texts if digits == 0 else pc.utf8_rtrim(pc.utf8_rtrim(texts, "0"), ".")
+
+
+def _micro(times: pa.Array) -> pa.Array:
+    return pc.multiply(times, 1_000)
 
 
 def _words(flags: Mask) -> pa.Array:

@@ -9,10 +9,12 @@
     both      outage      no socket, no answer but 503; where says what of rest, ws, archive
               skew        the clock that answers and events show is skew_ms off
     history   missing     rows of [from_ms, until_ms) are absent        altered   they are wrong (how)
+                          (of archives: in the files that paths names, the monthly ones, say)
     archives  absent      404                                           checksum  the published checksum is another one
               interleaved rows out of order                             doubled   every row twice
               cut         the zip ends early                            page      an HTML page instead, with status 200
               header      the first line that the month would not have, or none where it would
+              micro       times in microseconds
 
 Which of several events are hit follows from the seed and the event itself: the same run, the same faults.
 """
@@ -37,6 +39,7 @@ from data_manager.simulator.tape import Aggregates, Fills, Mask
 Kind = Literal[
     "drop", "refuse", "stall", "lose", "double", "reorder", "late", "status", "slow", "short", "truncate", "outage",
     "skew", "missing", "altered", "absent", "checksum", "interleaved", "doubled", "cut", "page", "header",
+    "micro",
 ]  # fmt: skip
 Place = Literal["rest", "ws", "archive"]
 KINDS: Final[tuple[str, ...]] = get_args(Kind)
@@ -168,9 +171,9 @@ class Faults:
 
     # ---- rows --------------------------------------------------------------------------------------------------
 
-    def candles(self, place: Place, dataset: str, symbol: str, interval: str, rows: Rows) -> Rows:
-        """The candles as this place shows them."""
-        for fault in self._historic(place, dataset, symbol, interval):
+    def candles(self, place: Place, dataset: str, symbol: str, interval: str, rows: Rows, file: str = "") -> Rows:
+        """The candles as this place shows them; file: path of the archive's file."""
+        for fault in self._historic(place, dataset, symbol, interval, file):
             inside = _inside(rows[:, OPEN_MS], fault)
             if fault.kind == "missing":
                 rows = rows[~inside]
@@ -184,9 +187,9 @@ class Faults:
                     rows[inside, column] = 0
         return rows
 
-    def aggregates(self, place: Place, symbol: str, trades: Aggregates) -> Aggregates:
+    def aggregates(self, place: Place, symbol: str, trades: Aggregates, file: str = "") -> Aggregates:
         """The aggregates as this place shows them."""
-        for fault in self._historic(place, "aggTrades", symbol, ""):
+        for fault in self._historic(place, "aggTrades", symbol, "", file):
             inside = _inside(trades.at_ms, fault)
             if fault.kind == "missing":
                 trades = trades.take(~inside)
@@ -195,9 +198,9 @@ class Faults:
                 trades = msgspec.structs.replace(trades, **{column: np.where(inside, change, getattr(trades, column))})
         return trades
 
-    def fills(self, place: Place, symbol: str, trades: Fills) -> Fills:
+    def fills(self, place: Place, symbol: str, trades: Fills, file: str = "") -> Fills:
         """The trades as this place shows them."""
-        for fault in self._historic(place, "trades", symbol, ""):
+        for fault in self._historic(place, "trades", symbol, "", file):
             inside = _inside(trades.at_ms, fault)
             if fault.kind == "missing":
                 trades = trades.take(~inside)
@@ -206,14 +209,15 @@ class Faults:
                 trades = msgspec.structs.replace(trades, **{column: np.where(inside, change, getattr(trades, column))})
         return trades
 
-    def slots(self, place: Place, symbol: str, slots: Iterable[int]) -> list[int]:
+    def slots(self, place: Place, symbol: str, slots: Iterable[int], file: str = "") -> list[int]:
         """The moments of funding that this place shows."""
-        gone = [fault for fault in self._historic(place, "fundingRate", symbol, "") if fault.kind == "missing"]
+        gone = [fault for fault in self._historic(place, "fundingRate", symbol, "", file) if fault.kind == "missing"]
         return [slot for slot in slots if not any(fault.from_ms <= slot < fault.until_ms for fault in gone)]
 
-    def _historic(self, place: Place, dataset: str, symbol: str, interval: str) -> Iterator[Fault]:
+    def _historic(self, place: Place, dataset: str, symbol: str, interval: str, file: str) -> Iterator[Fault]:
         for fault in self.of("missing", "altered"):
-            if place in fault.where and fault.concerns(dataset, symbol, interval):
+            here = place in fault.where and fnmatchcase(file, fault.paths)
+            if here and fault.concerns(dataset, symbol, interval):
                 yield fault
 
     # ---- archives ----------------------------------------------------------------------------------------------

@@ -61,6 +61,11 @@ class Limits:
         self._addresses: dict[str, _Address] = {}
         self._tell_when = tell_when  # whether refusals carry Retry-After
 
+    @property
+    def weight(self) -> int:
+        """Weight an address has in a minute."""
+        return self._weight.limit
+
     def charge(self, address: str, bucket: Bucket, weight: int) -> dict[str, str]:
         """Count a request; the headers its answer bears. Raises Refused with 429 or 418."""
         now_ms = self._clock.now_ms()

@@ -386,7 +386,7 @@ def _by_symbol(one: int, every: int) -> Callable[[Params], int]:
 
 
 def _listed(rest: Rest, _: Params) -> Any:
-    return listing.exchange_info(rows.known(list(rest.tape.contracts.values())), rest.shown_ms)
+    return listing.exchange_info(rows.known(list(rest.tape.contracts.values())), rest.shown_ms, rest.limits.weight)
 
 
 def _fundings(rest: Rest, _: Params) -> Any:
