@@ -4,6 +4,7 @@ import asyncio
 import csv
 import gzip
 import itertools
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -515,6 +516,47 @@ async def test_whatever_breaks_an_audit_leaves_the_series_unverified(
     await house.holes()
     assert await house.covered(MINUTES) == [(at(0), at(51), "pass")]
     assert [one.open for one in house.told if one.kind is told.kind] == [True, False], "the next one resolves it"
+
+
+async def test_rows_that_cannot_be_read_are_quarantined_and_all_around_them_is_audited(
+    meta: SqlMetaStore, tmp_path: Path
+) -> None:
+    """One chunk of three is damaged on the disk: its span is unverified, holes before and after it are found."""
+    store = EmbeddedStore(tmp_path, 0)  # nothing stays in memory
+    house = House(store, meta, at(40_000) + 20_000)
+    await house.hold(minutes(set(range(40_000)) - {7, 39_000}))
+    await store.fold(DATASETS["candle"])
+    with sqlite3.connect(tmp_path / "series.db") as connection:
+        chunks = connection.execute("SELECT id, first_ms, last_ms FROM chunk ORDER BY first_key").fetchall()
+        number, first_ms, last_ms = chunks[1]
+        good, crc = connection.execute("SELECT keys, keys_crc FROM chunk WHERE id = ?", (number,)).fetchone()
+        spoilt = good[:50] + bytes([good[50] ^ 1]) + good[51:]
+        connection.execute("UPDATE chunk SET keys = ? WHERE id = ?", (spoilt, number))
+    connection.close()
+    assert len(chunks) == 3
+    end_ms = last_ms + 1
+    for number_of_audit in range(3):
+        done = await house.auditor.run(full=number_of_audit == 1)
+        assert [(one.start_ms, one.missing) for one in done.holes] == [(at(7), 1), (at(39_000), 1)]
+        house.clock.now += 1
+    assert [one for one in await house.covered(MINUTES) if one[2] == "unknown"] == [(first_ms, end_ms, "unknown")]
+    [told] = [one for one in house.told if one.kind is FindingKind.CORRUPT]
+    assert (told.severity, told.start_ms, told.end_ms, told.open) == ("critical", first_ms, end_ms, True)
+    found = (await Conditions(meta, house.clock).condition_of(MINUTES, Span(at(0), at(40_000)))).ranges
+    assert [one.reason for one in found if one.condition.value == "unverified"] == ["the audit could not be done"]
+    await house.hold(minutes(range(40_000, 40_005)))
+    house.clock.now = at(40_005) + 20_000
+    assert (await house.auditor.run()).failed == (), "what comes is audited as ever"
+    assert [one.open for one in house.told if one.kind is FindingKind.CORRUPT] == [True], "and the damage stands"
+    with pytest.raises(Corrupt):
+        await store.scan(MINUTES, Span(first_ms, end_ms))
+    with sqlite3.connect(tmp_path / "series.db") as connection:
+        connection.execute("UPDATE chunk SET keys = ?, keys_crc = ? WHERE id = ?", (good, crc, chunks[1][0]))
+    connection.close()
+    await house.auditor.run(full=True)
+    assert {one[2] for one in await house.covered(MINUTES)} == {"pass", "fail"}
+    assert [one.open for one in house.told if one.kind is FindingKind.CORRUPT] == [True, False]
+    await store.close()
 
 
 async def test_a_store_that_goes_away_ends_the_run_and_what_was_done_is_kept(meta: SqlMetaStore) -> None:

@@ -12,6 +12,7 @@ DataManagerError
 ├── Conflict       someone was first                         give way                                    409
 │   └── StoreLocked
 ├── Corrupt        what we read is not what we wrote         quarantine the span, alert                  500
+│   └── DamagedRows   and which rows those were
 ├── BadQuery       the caller's question cannot be answered  say what would be valid                     422
 ├── NotFound       the caller names what does not exist                                                  404
 └── BadSetting     the operator's                            name the variable and the fix, exit
@@ -102,6 +103,17 @@ class Corrupt(DataManagerError):
     def __init__(self, message: str, *, evidence: Mapping[str, str | int | None] | None = None) -> None:
         super().__init__(message)
         self.evidence = dict(evidence or {})
+
+
+class DamagedRows(Corrupt):
+    """A stretch of a series cannot be read: times in [start_ms, end_ms), keys from first_key to last_key."""
+
+    def __init__(self, message: str, *, start_ms: int, end_ms: int, first_key: int, last_key: int) -> None:
+        super().__init__(message)
+        self.start_ms = start_ms
+        self.end_ms = end_ms
+        self.first_key = first_key
+        self.last_key = last_key
 
 
 class BadQuery(DataManagerError):

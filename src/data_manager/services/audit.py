@@ -22,9 +22,10 @@ from msgspec.structs import replace
 
 from data_manager.domain.condition import EVER, Flaw, Life
 from data_manager.domain.continuity import MaxSilence, Sparse
+from data_manager.domain.coverage import Result
 from data_manager.domain.dataset import Series, parse_series
 from data_manager.domain.datasets import DATASETS
-from data_manager.domain.errors import Conflict, Corrupt, NotFound, Unavailable
+from data_manager.domain.errors import Conflict, Corrupt, DamagedRows, NotFound, Unavailable
 from data_manager.domain.finding import Finding, FindingKind
 from data_manager.domain.ledger import LedgerEntry
 from data_manager.domain.span import Span
@@ -193,7 +194,9 @@ class Auditor:
         mark = looked.mark or truth.mark or Mark(looked_ms=0, swept_ms=0)
         if error is None:
             told = changes_of(series.id, entering, truth.flaws, now_ms, self._told_from_ms)
-            findings = [*told, *self._done(series.id, now_ms)]
+            damage = self._damaged(series.id, looked.damaged, now_ms)
+            findings = [*told, *damage, *self._done(series.id, entering, now_ms)]
+            error = looked.damaged[0] if looked.damaged else None
         else:
             findings = self._failed(series.id, looked, error, now_ms)
             mark = replace(truth.mark or mark, from_ms=None, anchor_key=None)  # the next one looks at everything
@@ -258,8 +261,32 @@ class Auditor:
         self._opened.setdefault(name, []).append(finding)
         return [finding]
 
-    def _done(self, name: str, now_ms: int) -> list[Finding]:
-        return [one.resolved(now_ms, now_ms) for one in self._opened.pop(name, ())]
+    def _damaged(self, name: str, damaged: Sequence[DamagedRows], now_ms: int) -> list[Finding]:
+        """Rows that cannot be read, amid others that were audited."""
+        for one in damaged:
+            self.failures[type(one).__name__] += 1
+            _log.error("rows cannot be read", series=name, start_ms=one.start_ms, end_ms=one.end_ms, reason=str(one))
+        found = [
+            not_done(name, Span(one.start_ms, one.end_ms), FindingKind.CORRUPT, str(one), now_ms) for one in damaged
+        ]
+        known = {one.id for one in self._opened.get(name, ())}
+        news = [one for one in found if one.id not in known]
+        if news:
+            self._opened.setdefault(name, []).extend(news)
+        return news
+
+    def _done(self, name: str, entering: Entering, now_ms: int) -> list[Finding]:
+        """What could not be audited once and now was."""
+        unknown = [one for one in entering.coverage if one.result is Result.UNKNOWN]
+        opened = self._opened.pop(name, [])
+        stand = [
+            one
+            for one in opened
+            if any(part.start_ms < (one.end_ms or now_ms) and one.start_ms < part.end_ms for part in unknown)
+        ]
+        if stand:
+            self._opened[name] = stand
+        return [one.resolved(now_ms, now_ms) for one in opened if one not in stand]
 
     @property
     def _opened(self) -> dict[str, list[Finding]]:

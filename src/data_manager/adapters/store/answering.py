@@ -21,6 +21,7 @@ from data_manager.domain.batch import Batch
 from data_manager.domain.columns import Column
 from data_manager.domain.dataset import Dataset, Series
 from data_manager.domain.datasets import DATASETS
+from data_manager.domain.errors import Corrupt, DamagedRows
 from data_manager.domain.span import Span
 from data_manager.ports import Extent, StoreSizes
 
@@ -193,7 +194,16 @@ def _fetch(
             if row is None:
                 raise ChunkReplaced
             what = f"{series}: the chunk of keys {ref.first_key} to {ref.last_key}"
-            columns.update(decode(sqlite.checked(row[0], row[1], what), wanted))
+            try:
+                columns.update(decode(sqlite.checked(row[0], row[1], what), wanted))
+            except Corrupt as error:
+                raise DamagedRows(
+                    str(error),
+                    start_ms=ref.first_ms,
+                    end_ms=ref.last_ms + 1,
+                    first_key=ref.first_key,
+                    last_key=ref.last_key,
+                ) from error
     return {name: columns[name] for name in names}
 
 

@@ -23,7 +23,7 @@ from data_manager.domain.coverage import aligned
 from data_manager.domain.crosscheck import CrossCheck, empty_bars, fills_of
 from data_manager.domain.dataset import Dataset, Series
 from data_manager.domain.datasets import DATASETS
-from data_manager.domain.errors import Corrupt
+from data_manager.domain.errors import Corrupt, DamagedRows
 from data_manager.domain.ledger import HoleState
 from data_manager.domain.life import lived
 from data_manager.domain.span import Span, intersection, union
@@ -82,7 +82,8 @@ class Seen(Struct, frozen=True):
 class Looked(Struct):
     """How far an audit came, also when it ends by an error.
 
-    span: what it was about to judge; rows: those it read; crossed: candles judged by other rows.
+    span: what it was about to judge; rows: those it read; crossed: candles judged by other rows; damaged: rows that
+    cannot be read, all around which was audited.
     """
 
     entering: Entering
@@ -91,6 +92,7 @@ class Looked(Struct):
     seen: Seen | None = None
     rows: int = 0
     crossed: Crossed = Crossed()
+    damaged: list[DamagedRows] = []
 
 
 class Looking:
@@ -166,6 +168,11 @@ class Looking:
                 return rows, True
         rows = await self._store.scan(series, None, columns=names, limit=limit, after=after)
         return rows, limit is None or len(rows) < limit
+
+    async def until(self, series: Series, names: Sequence[str], anchor_key: int | None, end_ms: int) -> Batch:
+        """Rows from the anchor on whose times lie before end_ms."""
+        after = None if anchor_key is None else anchor_key - 1
+        return await self._store.scan(series, Span(EARLIEST_MS, end_ms), columns=names, after=after)
 
     async def fed(self, series: Series, row_end: int) -> bool:
         """Whether the newest row, which ends there, came as it happened."""
@@ -299,10 +306,14 @@ class Walk:
         anchor: int | None = None
         last = False
         while not last:
-            rows, last = await self._looking.page(self.series, self.names, anchor)
-            judged = await self._judged(rows, from_ms, last)
+            rows, last, damage = await self._page(anchor)
+            judged = await self._judged(rows, from_ms, last, damage)
             await self.enter(judged, rows)
-            if not last:
+            if damage is not None:
+                self.looked.damaged.append(damage)
+                from_ms = None if bracketed(DATASETS[self.series.dataset].continuity) else damage.end_ms
+                anchor = damage.last_key + 1
+            elif not last:
                 goes_on = resume(self.series, rows, judged, None)
                 if goes_on.anchor_key in (None, anchor):
                     raise Corrupt(f"{self.series}: the times of {len(rows):,} rows leave no place to go on from")
@@ -311,11 +322,26 @@ class Walk:
         start_ms = self.extent.first_ms
         kept = Span(start_ms, until_ms) if until_ms is not None and start_ms < until_ms else None
         self.looked.entering.keep_within(kept)
+        for one in self.looked.damaged:
+            self.looked.entering.enter_unknown(Span(one.start_ms, one.end_ms))
         self._finish(rows, judged, self._now_ms, until_ms)
 
-    async def _judged(self, rows: Batch, from_ms: int | None, last: bool) -> Judged:
+    async def _page(self, anchor: int | None) -> tuple[Batch, bool, DamagedRows | None]:
+        """Rows from the anchor on, and whether they are the last; where some cannot be read, those before them."""
+        try:
+            return (*await self._looking.page(self.series, self.names, anchor), None)
+        except DamagedRows as damage:
+            if anchor is not None and damage.last_key < anchor:
+                raise
+            return await self._looking.until(self.series, self.names, anchor, damage.start_ms), False, damage
+
+    async def _judged(
+        self, rows: Batch, from_ms: int | None, last: bool, damage: DamagedRows | None = None
+    ) -> Judged:
         newest_ms = int(rows.time_ms.max()) if len(rows) else self.extent.last_ms
         end_ms = await self.end_ms(newest_ms) if last else whole_until_ms(self.series, newest_ms, self.settled_ms)
+        if damage is not None:
+            last, end_ms = True, whole_until_ms(self.series, newest_ms, min(damage.start_ms, self.settled_ms))
         start_ms = self.extent.first_ms if from_ms is None else from_ms
         self.looked.span = Span(start_ms, max(end_ms, start_ms + 1))
         self.looked.rows += len(rows)
