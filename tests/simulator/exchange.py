@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -30,6 +31,19 @@ class HandClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(min(seconds, 0.005))
+
+
+class PassingClock(HandClock):
+    """Time passes as it does, and answers that come late do."""
+
+    def now_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+    def monotonic_s(self) -> float:
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
 
 
 class Running:
@@ -80,9 +94,9 @@ class Running:
 
 
 @asynccontextmanager
-async def running(*symbols: str, **plan: Any) -> AsyncIterator[Running]:
-    """An exchange with these symbols (BTCUSDT and ETHUSDT) that starts at NOW."""
-    clock = HandClock()
+async def running(*symbols: str, clock: HandClock | None = None, **plan: Any) -> AsyncIterator[Running]:
+    """An exchange with these symbols (BTCUSDT and ETHUSDT) that starts at NOW. clock: instead of one moved by hand."""
+    clock = clock or HandClock()
     made = Plan(port=0, symbols=symbols or ("BTCUSDT", "ETHUSDT"), **{"start_ms": NOW, **plan})
     exchange = Exchange(made, clock)
     async with exchange.serving() as address, httpx2.AsyncClient(base_url=address, timeout=20) as client:

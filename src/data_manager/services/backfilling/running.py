@@ -37,7 +37,7 @@ PIECE_S: Final = 900.0
 """So long a source may take for one piece, waiting for its own limits included."""
 
 _ROWS_AT_ONCE: Final = 20_000  # appended: live rows get their turn between
-_NOTE_S: Final = 0.5  # pieces that come faster are noted together
+_NOTE_S: Final = 0.2  # pieces that come faster are noted together
 _BEAT_S: Final = 10.0
 _CONFLICTS_MAX: Final = 20
 _log = structlog.get_logger(__name__)
