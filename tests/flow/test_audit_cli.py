@@ -69,6 +69,23 @@ def test_holes_are_shown_and_are_no_failure(capsys: pytest.CaptureFixture[str]) 
     assert run("--strict") == 1
 
 
+def test_a_query_says_how_complete_its_rows_are(capsys: pytest.CaptureFixture[str]) -> None:
+    from data_manager.cli import run as command
+
+    asked = ("query", "candle", "BTCUSDT", "1m", "--start", str(at(0)), "--end", str(at(40)))
+    assert command(asked) == 0
+    assert "nobody knows what is missing (unverified=1)" in capsys.readouterr().err
+    told(capsys)
+    assert command(asked) == 0
+    assert "95.00 % complete (good=0.95, known_hole=0.05)" in capsys.readouterr().err
+    assert command((*asked, "--json")) == 0
+    about = json.loads(capsys.readouterr().err)
+    assert about["data_completeness"] == 38 / 40
+    assert [(one["start_ms"], one["condition"]) for one in about["coverage"]] == [
+        (at(0), "good"), (at(7), "known_hole"), (at(9), "good"),
+    ]  # fmt: skip
+
+
 def test_one_series_one_span_and_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert [one["series"] for one in told(capsys, "candles_BTCUSDT_1m")["holes"]] == ["um.candle.BTCUSDT.1m"]
     span = ("um.candle.BTCUSDT.1m", "--start", str(at(10)), "--end", str(at(20)))

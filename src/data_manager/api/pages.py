@@ -4,14 +4,12 @@ The tag names the body: equal rows, equal question, equal tag, on every replica 
 """
 
 import hashlib
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from msgspec import json
 
 from data_manager.api.routing import Header
-from data_manager.domain.condition import Condition as Word
-from data_manager.domain.condition import Range, share
+from data_manager.domain.condition import range_facts, shares_text
 from data_manager.domain.dataset import Dataset
 from data_manager.domain.span import Span
 from data_manager.domain.time import iso
@@ -125,20 +123,11 @@ def rows_alone(facts: Facts) -> Written:
     return Written(body, _tag(body, (page.next_cursor or "").encode(), notes["coverage"].encode()))
 
 
-def range_facts(ranges: Sequence[Range]) -> list[dict[str, Any]]:
-    """Ranges as they stand in answers."""
-    return [
-        {"start_ms": one.start_ms, "end_ms": one.end_ms, "condition": one.condition.value, "reason": one.reason}
-        for one in ranges
-    ]
-
-
 def condition_headers(condition: Condition, span: Span | None) -> list[Header]:
     """What a range is worth, for formats without room for it: its completeness, and the share of each condition."""
     if span is None:
         return [(b"x-data-completeness", b"null")]
-    shares = share(condition.ranges, span)
-    said = ", ".join(f"{word.value}={shares[word]:.6g}" for word in Word if word in shares)
+    said = shares_text(condition.ranges, span)
     complete = "null" if condition.completeness is None else f"{condition.completeness:.6f}"
     if condition.completeness not in (None, 1.0) and complete == "1.000000":
         complete = "0.999999"  # 1 is said only of what lacks nothing

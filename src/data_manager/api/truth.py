@@ -9,7 +9,6 @@ from msgspec import json, structs
 from starlette.requests import Request
 
 from data_manager.api.errors import DOCUMENTED, ErrorBody
-from data_manager.api.pages import range_facts
 from data_manager.api.routing import Endpoint, Header, PostEndpoint, Reply
 from data_manager.api.truth_asked import body_of, series_of, span_of, span_until, states_of, wanted, words_of
 from data_manager.api.truth_schema import (
@@ -20,6 +19,7 @@ from data_manager.api.truth_schema import (
     Ledger,
     LedgerFact,
 )
+from data_manager.domain.condition import range_facts
 from data_manager.domain.errors import BadQuery, NotFound
 from data_manager.domain.ledger import LedgerEntry
 from data_manager.ports import Clock

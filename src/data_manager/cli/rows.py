@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -17,6 +17,8 @@ from data_manager.domain.errors import BadQuery
 if TYPE_CHECKING:
     from data_manager.domain.batch import Batch
     from data_manager.domain.dataset import Series
+    from data_manager.domain.span import Span
+    from data_manager.services.conditions import Condition
     from data_manager.services.query import Page
 
 rows = typer.Typer()
@@ -52,13 +54,13 @@ def query(
     _require_form(form, output)
     given = {"start": start, "end": end, "cursor": cursor, "sort_order": order, "limit": str(limit)}
     series = _series(dataset, symbol, interval, in_force.market)
-    page = asyncio.run(_ask(in_force, series, {name: text for name, text in given.items() if text}))
-    batch = _chosen(page.rows, columns)
+    answer = asyncio.run(_ask(in_force, series, {name: text for name, text in given.items() if text}))
+    batch = _chosen(answer.page.rows, columns)
     if form == "table":
         _say_rows(batch, output)
     else:
-        _write(_encoded(batch, form), output)
-    _say_about(page, series, as_json=as_json)
+        _write(_encoded(batch, form, answer.condition), output)
+    _say_about(answer, series, as_json=as_json)
 
 
 def _require_form(form: str, output: Path | None) -> None:
@@ -82,15 +84,48 @@ def _series(dataset: str, symbol: str, interval: str, market: str) -> "Series":
     return make_series(words[dataset], market, symbol, interval or None)
 
 
-async def _ask(in_force: settings.Settings, series: "Series", given: Mapping[str, str]) -> "Page":
+class _Answer(NamedTuple):
+    """Rows, what they speak of, and how complete that is."""
+
+    page: "Page"
+    span: "Span | None"
+    condition: "Condition"
+
+
+async def _ask(in_force: settings.Settings, series: "Series", given: Mapping[str, str]) -> _Answer:
     from data_manager import app
     from data_manager.domain.datasets import DATASETS
+    from data_manager.services.conditions import answered_span
     from data_manager.services.query import fetch, parse
 
     names = {"pair": series.symbol} | ({"period": series.interval} if series.interval else {})
     question = parse(DATASETS[series.dataset], series.market, {**names, **given}, limit_max=LIMIT_MAX)
     async with app.reader(in_force) as store:
-        return await fetch(store, question)
+        page = await fetch(store, question)
+    span = answered_span(question, page)
+    return _Answer(page, span, await _condition(in_force, series, span))
+
+
+async def _condition(in_force: settings.Settings, series: "Series", span: "Span | None") -> "Condition":
+    """What the audits know of the span; nothing where the metadata cannot be read."""
+    from data_manager.adapters.clock import SystemClock
+    from data_manager.adapters.meta.sql import open_meta
+    from data_manager.domain.condition import Condition as Word
+    from data_manager.domain.condition import Range
+    from data_manager.domain.errors import DataManagerError
+    from data_manager.services.conditions import NOTHING, Condition, Conditions
+
+    if span is None:
+        return NOTHING
+    try:
+        meta = await open_meta(in_force.metadata_url, migrate=False)
+    except DataManagerError:
+        return Condition(None, [Range(span.start_ms, span.end_ms, Word.UNVERIFIED, "the metadata cannot be read")])
+    try:
+        conditions = Conditions(meta, SystemClock(), grace_ms=in_force.gap_tolerance_seconds * 1_000)
+        return await conditions.condition_of(series, span)
+    finally:
+        await meta.close()
 
 
 def _chosen(batch: "Batch", columns: str) -> "Batch":
@@ -120,10 +155,14 @@ def _say_rows(batch: "Batch", output: Path | None) -> None:
     say_table(heads, lines, right=[name for name, kind in kinds.items() if kind in (Kind.INT, Kind.NUMBER)])
 
 
-def _encoded(batch: "Batch", form: str) -> bytes:
+def _encoded(batch: "Batch", form: str, condition: "Condition") -> bytes:
+    from msgspec import json
+
+    from data_manager.domain.condition import range_facts
     from data_manager.services.formats import require_format
 
-    encoded = require_format(form).encode(batch, {"data_completeness": "null"})
+    notes = {"data_completeness": condition.completeness, "coverage": range_facts(condition.ranges)}
+    encoded = require_format(form).encode(batch, {name: json.encode(fact).decode() for name, fact in notes.items()})
     return encoded + b"\n" if form == "json" else encoded
 
 
@@ -137,17 +176,26 @@ def _write(content: bytes, output: Path | None) -> None:
         raise BadQuery("output", str(output), f"cannot be written ({error.strerror})") from error
 
 
-def _say_about(page: "Page", series: "Series", *, as_json: bool) -> None:
+def _say_about(answer: _Answer, series: "Series", *, as_json: bool) -> None:
     """Never rows without how complete they are. On standard error, so that what is piped is rows only."""
+    from data_manager.domain.condition import range_facts, shares_text
+    from data_manager.domain.health import percent
+
+    page, condition = answer.page, answer.condition
     if as_json:
         about = {
             "series": series.id,
             "rows": len(page.rows),
-            "data_completeness": None,
+            "data_completeness": condition.completeness,
+            "coverage": range_facts(condition.ranges),
             "next_cursor": page.next_cursor,
         }
         say_json(about, err=True)
         return
-    typer.echo(f"{series.id}: {len(page.rows)} rows; not audited yet, so what is missing is unknown", err=True)
+    complete = "nobody knows what is missing"
+    if condition.completeness is not None:
+        complete = f"{percent(condition.completeness):.2f} % complete"
+    shares = "" if answer.span is None else f" ({shares_text(condition.ranges, answer.span)})"
+    typer.echo(f"{series.id}: {len(page.rows)} rows; {complete}{shares}", err=True)
     if page.next_cursor:
         typer.echo(f"more follow: raise --limit, or go on with --cursor {page.next_cursor}", err=True)

@@ -207,3 +207,19 @@ def share(parts: Iterable[Range], span: Span) -> dict[Condition, float]:
         for one in intersection([Span(part.start_ms, part.end_ms)], [span]):
             found[part.condition] = found.get(part.condition, 0) + one.end_ms - one.start_ms
     return {condition: ms / (span.end_ms - span.start_ms) for condition, ms in found.items()}
+
+
+def range_facts(parts: Iterable[Range]) -> list[dict[str, str | int]]:
+    """Ranges as they stand in answers."""
+    return [
+        {"start_ms": one.start_ms, "end_ms": one.end_ms, "condition": one.condition.value, "reason": one.reason}
+        for one in parts
+    ]
+
+
+def shares_text(parts: Sequence[Range], span: Span) -> str:
+    """The share of each condition that occurs, such as "good=0.94, known_hole=0.06"."""
+    if len(parts) == 1:
+        return f"{parts[0].condition.value}=1"
+    shares = share(parts, span)
+    return ", ".join(f"{word.value}={shares[word]:.6g}" for word in Condition if word in shares)
