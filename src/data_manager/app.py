@@ -7,8 +7,6 @@ here), then our own bus server, metadata and bus. What a command composes is imp
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -18,23 +16,23 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from data_manager import __version__, telemetry
+from data_manager import telemetry
 from data_manager.adapters.clock import SystemClock
 from data_manager.domain.dataset import Series
 from data_manager.domain.errors import BadQuery, BadSetting, Corrupt, DataManagerError, Unavailable
+from data_manager.service.access import mongo_access, nats_access
+from data_manager.service.front import announcing, banner, bound, listen, signals
 from data_manager.ports import Extent, MetadataStore, SeriesStore
 from data_manager.settings import Settings
 
 if TYPE_CHECKING:
-    from data_manager.adapters.bus.connection import NatsAccess
     from data_manager.adapters.bus.nats_server import NatsServer
-    from data_manager.adapters.mongo.access import MongoAccess
     from data_manager.domain.job import Job
     from data_manager.service.errand import Asked, Tell
     from data_manager.service.feeding import Feeder
     from data_manager.service.ingesting import Ingesting
     from data_manager.service.mending import Past
-    from data_manager.service.running import Parts, Role, Service
+    from data_manager.service.running import Parts, Role
     from data_manager.services.databases import Databases
     from data_manager.services.dropping import Losses
     from data_manager.services.replay import ReplayProgress, ReplayReport
@@ -58,14 +56,14 @@ async def run(
     telemetry.configure_logging(settings.log_level, settings.log_format)
     structlog.contextvars.bind_contextvars(environment=settings.environment)
     async with AsyncExitStack() as stack:
-        sockets = _listen(settings, stack, role)
+        sockets = listen(settings, stack, role)
         parts = await _open(settings, stack, role, own_server=own_server)
         if feeds:
             parts = parts._replace(feeding=_open_feed(settings, stack, parts))
         service = Service(settings, parts, sockets)
         stopping = asyncio.Event()
-        with _signals(stopping), _announcing(settings, role, sockets):
-            say(_banner(settings, service))
+        with signals(stopping), announcing(settings, role, sockets):
+            say(banner(settings, service))
             try:
                 await service.run(stopping)
             except* DataManagerError as group:
@@ -237,10 +235,10 @@ async def feed(
     stopping = asyncio.Event()
     async with AsyncExitStack() as stack:
         stack.push_async_callback(work.outbox.close)
-        at = None if metrics_port is None else _bound(stack, "metrics-port", settings.metrics_host, metrics_port)
+        at = None if metrics_port is None else bound(stack, "metrics-port", settings.metrics_host, metrics_port)
         if seconds is not None:
             stack.callback(asyncio.get_running_loop().call_later(seconds, stopping.set).cancel)
-        with _signals(stopping):
+        with signals(stopping):
             await run_feeder(work, stopping, at, say, _CLOCK)
     return work
 
@@ -260,133 +258,6 @@ async def _resume(losses: Losses, store: SeriesStore) -> int | None:
             with suppress(Corrupt):
                 received_ms = (await store.last(series, 1)).columns["received_ms"].values_list()
     return max(received_ms, default=None)
-
-
-def _listen(settings: Settings, stack: AsyncExitStack, role: Role) -> dict[str, socket.socket]:
-    """The sockets we serve on, bound before anything is started. Raises BadSetting naming the port that is taken."""
-    wanted = {"METRICS_PORT": (settings.metrics_host, settings.metrics_port)}
-    if settings.enable_api or role != "all":
-        wanted["API_PORT"] = (settings.api_host, settings.api_port)
-    return {name: _bound(stack, name, host, port) for name, (host, port) in wanted.items()}
-
-
-def _bound(stack: AsyncExitStack, name: str, host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    one = stack.enter_context(socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP))
-    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        one.bind((host, port))
-        one.listen(2048)
-    except OSError as error:
-        raise BadSetting(name, port, f"cannot listen on {host}:{port} ({error.strerror}): choose another") from error
-    return one
-
-
-@contextmanager
-def _signals(stopping: asyncio.Event) -> Iterator[None]:
-    """Within, SIGINT and SIGTERM set the event."""
-    loop = asyncio.get_running_loop()
-    for one in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(one, stopping.set)
-    try:
-        yield
-    finally:
-        for one in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(one)
-
-
-_ANNOUNCED = "service.json"
-
-
-@contextmanager
-def _announcing(settings: Settings, role: Role, sockets: dict[str, socket.socket]) -> Iterator[None]:
-    """Within, commands on this DATA_DIR find the process that works there; a cluster's has no such folder in common."""
-    if role not in ("all", "work") or "API_PORT" not in sockets or settings.rows_url is not None:
-        yield
-        return
-    host, port = sockets["API_PORT"].getsockname()[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    file = settings.data_dir / _ANNOUNCED
-    with suppress(OSError):  # commands do without it
-        file.write_text(json.dumps({"pid": os.getpid(), "api": address}), encoding="utf-8")
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            file.unlink()
-
-
-def announced(settings: Settings) -> str | None:
-    """The address of the API of the service that works on DATA_DIR; None when none does, or it serves none."""
-    try:
-        found = json.loads((settings.data_dir / _ANNOUNCED).read_bytes())
-        pid, address = int(found["pid"]), str(found["api"])
-        os.kill(pid, 0)  # asks only whether it is there
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return address
-
-
-def _banner(settings: Settings, service: Service) -> str:
-    def at(name: str) -> str:
-        host, port = service.sockets[name].getsockname()[:2]
-        return f"http://{host}:{port}"
-
-    role, ingests = service.parts.role, service.parts.ingesting is not None
-    lines = [f"Petrosa Data Manager {__version__}{'' if role == 'all' else f', role {role}'}", ""]
-    if "API_PORT" in service.sockets:
-        lines.append(f"  API       {at('API_PORT')}   (documentation at /docs)")
-    lines.append(f"  metrics   {at('METRICS_PORT')}/metrics")
-    if ingests:
-        bus = "NATS_URL" if settings.nats_url else f"nats://127.0.0.1:{settings.nats_own_port} (our own)"
-        lines += [f"  bus       {bus}", f"  subject   {settings.nats_consumer_subject}"]
-    kinds = service.parts.databases.kinds
-    lines += [f"  rows      {settings.data_dir.resolve() if kinds['rows'] == 'embedded' else kinds['rows']}"]
-    lines += [f"  metadata  {kinds['metadata']}", ""]
-    if service.parts.feeding is not None:
-        feed = service.parts.feeding.feed
-        lines += [f"  Live data comes from {feed.address}: {len(feed.streams)} streams on {len(feed.lines)} sockets."]
-    elif ingests:
-        lines += [
-            "  Waiting for events on the bus. To feed it recordings:",
-            "    .venv/bin/data-manager replay FILE.jsonl.gz --speed max",
-        ]
-    return "\n".join([*lines, "  Ctrl-C stops it; everything received by then is stored."])
-
-
-def mongo_access(settings: Settings) -> MongoAccess:
-    """Where the MongoDB is that MONGODB_URL, or MONGODB_HOST and its like, name."""
-    from data_manager.adapters.mongo.access import MongoAccess
-
-    return MongoAccess(
-        database=settings.mongodb_db,
-        url=settings.mongodb_url or "",
-        host=settings.mongodb_host or "localhost",
-        port=settings.mongodb_port,
-        user=settings.mongodb_user or "",
-        password=settings.mongodb_password or "",
-    )
-
-
-def nats_access(settings: Settings, urls: Sequence[str]) -> NatsAccess:
-    """How to reach these servers with the settings' logins and patience."""
-    from data_manager.adapters.bus.connection import NatsAccess
-
-    attempts = settings.nats_max_reconnect_attempts
-    return NatsAccess(
-        urls=tuple(urls),
-        user=settings.nats_user,
-        password=settings.nats_password,
-        token=settings.nats_token,
-        creds_file=settings.nats_creds_file,
-        tls_ca_file=settings.nats_tls_ca_file,
-        tls_cert_file=settings.nats_tls_cert_file,
-        tls_key_file=settings.nats_tls_key_file,
-        connect_timeout_s=settings.nats_connect_timeout,
-        reconnect_wait_s=settings.nats_reconnect_time_wait,
-        reconnect_attempts_max=None if attempts < 0 else attempts,
-    )
 
 
 @asynccontextmanager

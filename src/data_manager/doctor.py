@@ -180,7 +180,7 @@ async def _server_binary(settings: Settings) -> Check:
 async def _nats(settings: Settings) -> Check:
     """Whether a server of NATS_URL answers and lets us in, and whether it has JetStream."""
     from data_manager.adapters.bus import connection, nats_stream  # noqa: PLC0415 - a broken package is a finding
-    from data_manager.app import nats_access  # noqa: PLC0415 - likewise
+    from data_manager.service.access import nats_access  # noqa: PLC0415 - likewise
 
     access = replace(
         nats_access(settings, settings.nats_servers), connect_timeout_s=min(3.0, settings.nats_connect_timeout)
@@ -198,7 +198,7 @@ async def _nats(settings: Settings) -> Check:
 
 async def _mongodb(settings: Settings) -> Check:
     """Whether the MongoDB of the rows answers, lets us write, and has the indexes it should have."""
-    from data_manager.app import mongo_access  # noqa: PLC0415 - likewise
+    from data_manager.service.access import mongo_access  # noqa: PLC0415 - likewise
 
     try:
         from data_manager.adapters.mongo.store import open_mongo  # noqa: PLC0415 - the driver is an extra

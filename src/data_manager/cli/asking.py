@@ -16,7 +16,7 @@ _BY_STATUS: Mapping[int, type[DataManagerError]] = {404: NotFound, 409: Conflict
 
 def address_of(in_force: settings.Settings, at: str) -> str | None:
     """Where a service answers: at, if given; else that of the one that runs on DATA_DIR, None when there is none."""
-    from data_manager.app import announced
+    from data_manager.service.front import announced
 
     if at:
         if urlsplit(at).scheme not in ("http", "https") or not urlsplit(at).netloc:

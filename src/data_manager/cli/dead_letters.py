@@ -131,12 +131,13 @@ def _reader(in_force: settings.Settings) -> "Reader":
 async def _replay(in_force: settings.Settings, ids: Sequence[str], reason: str | None) -> "Replayed":
     from data_manager import app
     from data_manager.adapters.bus.acknowledged import open_acknowledged
+    from data_manager.service.access import nats_access
     from data_manager.services.dead_replay import replay as put_back
     from data_manager.services.dead_replay import select
 
     async with app.metadata(in_force) as meta:
         letters = await select(meta, ids, reason)
-        access = app.nats_access(in_force, in_force.nats_servers)
+        access = nats_access(in_force, in_force.nats_servers)
         async with open_acknowledged(access) as publisher:
             with progress("replay") as tell:
                 return await put_back(meta, letters, publisher, in_force.nats_consumer_subject, tell)
