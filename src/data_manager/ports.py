@@ -17,6 +17,7 @@ from data_manager.domain.span import Span
 from data_manager.ports_alerts import AlertStore
 from data_manager.ports_health import HealthLog
 from data_manager.ports_jobs import JobStore
+from data_manager.ports_lineage import LineageStore
 from data_manager.ports_source import Digests
 from data_manager.ports_truth import TruthStore
 
@@ -373,7 +374,7 @@ class LeaseLost(Conflict):
         self.lease = lease
 
 
-class Records(MetaStore, TruthStore, JobStore, HealthLog, AlertStore, Protocol):
+class Records(MetaStore, TruthStore, JobStore, HealthLog, AlertStore, LineageStore, Protocol):
     """All that is kept in a metadata store."""
 
 

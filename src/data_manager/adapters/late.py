@@ -21,6 +21,7 @@ from data_manager.domain.finding import Finding, FindingKind
 from data_manager.domain.job import Job, JobState
 from data_manager.domain.ledger import HoleState, LedgerEntry
 from data_manager.domain.life import SymbolLife
+from data_manager.domain.lineage import LineageRecord
 from data_manager.domain.span import Span
 from data_manager.domain.truth import SeriesTruth, TruthChange
 from data_manager.ports import (
@@ -230,6 +231,14 @@ class LateMetadataStore(Late[MetadataStore]):
     async def keep_lives(self, told: Sequence[SymbolLife]) -> None:
         """See TruthStore.keep_lives."""
         await self.it.keep_lives(told)
+
+    async def keep_lineage(self, records: Sequence[LineageRecord]) -> None:
+        """See LineageStore.keep_lineage."""
+        await self.it.keep_lineage(records)
+
+    async def lineage(self, **which: Any) -> tuple[list[LineageRecord], int]:
+        """See LineageStore.lineage."""
+        return await self.it.lineage(**which)
 
     async def digest_of(self, path: str) -> str | None:
         """See Digests.digest_of."""

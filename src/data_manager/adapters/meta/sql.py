@@ -18,6 +18,7 @@ from data_manager.adapters.meta.database import Database, T, Work, connect
 from data_manager.adapters.meta.digests import DigestsInSql
 from data_manager.adapters.meta.health import HealthInSql
 from data_manager.adapters.meta.jobs import JobsInSql
+from data_manager.adapters.meta.lineage import LineageInSql
 from data_manager.adapters.meta.room import alone
 from data_manager.adapters.meta.tables import REVISION, datasets, dead_letters, upsert
 from data_manager.adapters.meta.truth import TruthInSql
@@ -86,7 +87,7 @@ async def _bring_up_to_date(url: str, database: Database, allowed: bool) -> None
     await migrate(url)
 
 
-class SqlMetaStore(TruthInSql, JobsInSql, HealthInSql, AlertsInSql, DigestsInSql):
+class SqlMetaStore(TruthInSql, JobsInSql, HealthInSql, AlertsInSql, DigestsInSql, LineageInSql):
     """Everything that is not a row of market data. dead_evicted: letters that made room since the opening."""
 
     def __init__(self, database: Database, bounds: DeadBounds, findings_max: int) -> None:

@@ -1,0 +1,410 @@
+"""Retain: what is older than its retention goes, piece by piece, and never before it is certified.
+
+    due? ──> read ──> certificate ──> lineage: begun ──> truth: let go ──> drop ──> lineage: done
+      │        │          └ the same content is certified already: that one
+      │        └ received lately: waits
+      └ younger than its retention: stays
+
+A stop anywhere in between loses nothing and tells nothing untrue: the next run finds the piece again, the certificate
+stands, and the record that was begun is finished. Old is what is old by its own time and by the time we received it:
+history that was replayed or fetched yesterday stays as long as what happened yesterday.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Final
+
+import structlog
+from msgspec import Struct
+from msgspec.structs import replace
+
+from data_manager.domain.certificate import Certificate
+from data_manager.domain.columns import Ints
+from data_manager.domain.dataset import Series, parse_series
+from data_manager.domain.datasets import DATASETS
+from data_manager.domain.errors import Conflict, Corrupt, NotFound, Unavailable
+from data_manager.domain.lineage import LineageRecord, lineage_id
+from data_manager.domain.retention import Days, LetGo, grown, kept_days, piece_of
+from data_manager.domain.span import Span
+from data_manager.domain.time import DAY_MS, HOUR_MS
+from data_manager.domain.truth import Mark, SeriesTruth
+from data_manager.ports import Clock, LeaseLost, Records, SeriesStore
+from data_manager.services.auditing.entering import Entering
+from data_manager.services.auditing.telling import changes_of
+from data_manager.services.certify import PAGE_ROWS, Certifier, Read
+from data_manager.services.pages import pages
+from data_manager.services.reporting import Reporter
+
+TRANSFORMATION: Final = "retention"
+ROWS_MAX: Final = 10_000_000
+DOUBLED: Final = "told_once"
+"""The check that blames a key that stands there twice."""
+
+_TRIES: Final = 5
+_BEGUN_MAX: Final = 1_000
+_WAITING_MAX: Final = 100_000  # pieces of which we remember until when they wait
+_JUMP_MS: Final = HOUR_MS
+_SETTLED_S: Final = 86_400.0
+_log = structlog.get_logger(__name__)
+
+Progress = Callable[[int, int, str], None]
+
+
+class Piece(Struct, frozen=True, kw_only=True):
+    """A piece of one series that is due. certificate: its id, None where there is none (a dry run, damaged rows).
+
+    rows: how many it held; None where they could not be read. dropped: how many went; None in a dry run.
+    """
+
+    series: str
+    start_ms: int
+    end_ms: int
+    kept_days: int
+    rows: int | None
+    dropped: int | None = None
+    certificate: str | None = None
+
+
+class Retained(Struct, frozen=True, kw_only=True):
+    """What a run came to.
+
+    waiting: pieces old by their own time whose rows came too lately. doubled: keys that were met twice. capped: more
+    is due than one run may let go. failed: by series, why some of its rows cannot be certified; they stay.
+    """
+
+    pieces: tuple[Piece, ...]
+    dropped: int
+    waiting: int
+    doubled: int
+    capped: bool
+    failed: dict[str, str]
+    dry_run: bool
+    seconds: float
+
+
+class ClockJumped(Unavailable):
+    """The clock was set since we started: for a day it is not believed when it says that something is old."""
+
+
+class Retention:
+    """Lets go of what one store holds for too long. days: what differs from the table of datasets.
+
+    by: who does it, as records name it. rest: see Certifier.
+    """
+
+    def __init__(
+        self,
+        store: SeriesStore,
+        records: Records,
+        certifier: Certifier,
+        reporter: Reporter,
+        clock: Clock,
+        *,
+        days: Days,
+        by: str,
+        rows_max: int = ROWS_MAX,
+    ) -> None:
+        self.days = days
+        self.last: Retained | None = None
+        self._store = store
+        self._records = records
+        self._certifier = certifier
+        self._reporter = reporter
+        self._clock = clock
+        self._by = by
+        self._rows_max = rows_max
+        self._waits_until: dict[tuple[Series, int], int] = {}
+        self._steady = _Steady(clock)
+
+    def kept_days(self, series: Series) -> int | None:
+        """How many days rows of the series are kept; None for ever."""
+        return kept_days(series, DATASETS[series.dataset], self.days)
+
+    async def run(
+        self,
+        series: Sequence[Series] | None = None,
+        *,
+        dry_run: bool = False,
+        force: bool = False,
+        records: Records | None = None,
+        progress: Progress | None = None,
+    ) -> Retained:
+        """Let go of what is due of these series (None: of all), as far as one run may.
+
+        dry_run: say what is due and change nothing. force: also what was received lately, and what cannot be certified
+        because it is damaged. records: where it is written, such as under a lease. Raises NotFound for a series that
+        holds nothing, ClockJumped, Unavailable when a store is away, and LeaseLost.
+        """
+        if not dry_run:
+            self._steady.require()
+        began_s = self._clock.monotonic_s()
+        one = _Run(self, records or self._records, dry_run=dry_run, force=force)
+        wanted = await self._wanted(series)
+        if not dry_run:
+            await one.finish_begun()
+        for done, at in enumerate(wanted):
+            if progress:
+                progress(done, len(wanted), at.id)
+            if not await one.of(at):
+                break
+        found = one.outcome(self._clock.monotonic_s() - began_s)
+        if series is None and not dry_run:
+            self.last = found
+        return found
+
+    async def _wanted(self, series: Sequence[Series] | None) -> list[Series]:
+        held = await self._store.series()
+        if series is None:
+            return held
+        for one in series:
+            if one not in held:
+                raise NotFound(f"nothing is held of {one.id}")
+        return sorted(set(series))
+
+    # ---- what is due -----------------------------------------------------------------------------------------------
+
+    async def due(self, series: Series, now_ms: int) -> AsyncIterator[Span]:
+        """Pieces that hold rows and are older than the retention by their own time, the oldest first."""
+        days, extent = self.kept_days(series), await self._store.extent(series)
+        if days is None or extent is None:
+            return
+        limit_ms, row_ms = now_ms - days * DAY_MS, extent.first_ms
+        while True:
+            piece = piece_of(series, row_ms)
+            if piece.end_ms > limit_ms:
+                return
+            yield piece
+            if piece.end_ms >= limit_ms:
+                return
+            names = DATASETS[series.dataset].audited_columns
+            following = await self._store.scan(series, Span(piece.end_ms, limit_ms), columns=names, limit=1)
+            if not len(following):
+                return
+            row_ms = int(following.time_ms[0])
+
+    async def waits(self, series: Series, piece: Span, limit_ms: int) -> bool:
+        """Whether some of its rows were received too lately to go. Asked once, then remembered."""
+        at = series, piece.start_ms
+        if self._waits_until.get(at, limit_ms) > limit_ms:
+            return True
+        newest_ms = 0
+        names = [*DATASETS[series.dataset].audited_columns, "received_ms"]
+        async for page in pages(self._store, series, piece, rows=PAGE_ROWS, columns=names):
+            received = page.columns["received_ms"]
+            assert isinstance(received, Ints)
+            newest_ms = max(newest_ms, int(received.values.max()))
+        self._waits_until.pop(at, None)
+        if newest_ms <= limit_ms:
+            return False
+        if len(self._waits_until) < _WAITING_MAX:
+            self._waits_until[at] = newest_ms
+        return True
+
+
+class _Run:
+    """One run."""
+
+    def __init__(self, retention: Retention, records: Records, *, dry_run: bool, force: bool) -> None:
+        self._retention = retention
+        self._records = records
+        self._dry_run = dry_run
+        self._force = force
+        self._store = retention._store
+        self._clock = retention._clock
+        self._pieces: list[Piece] = []
+        self._failed: dict[str, str] = {}
+        self._rows = self._waiting = self._doubled = 0
+        self._capped = False
+
+    def outcome(self, seconds: float) -> Retained:
+        """What it came to."""
+        return Retained(
+            pieces=tuple(self._pieces),
+            dropped=sum(one.dropped or 0 for one in self._pieces),
+            waiting=self._waiting,
+            doubled=self._doubled,
+            capped=self._capped,
+            failed=self._failed,
+            dry_run=self._dry_run,
+            seconds=seconds,
+        )
+
+    async def of(self, series: Series) -> bool:
+        """Everything due of one series; False when the run may let no more go."""
+        now_ms = self._clock.now_ms()
+        days = self._retention.kept_days(series)
+        try:
+            async for piece in self._retention.due(series, now_ms):
+                assert days is not None
+                if self._rows >= self._retention._rows_max:
+                    self._capped = True
+                    return False
+                await self._piece(series, piece, days, now_ms)
+        except Corrupt as error:
+            self._fail(series, error)
+        return True
+
+    async def _piece(self, series: Series, piece: Span, days: int, now_ms: int) -> None:
+        one = Piece(series=series.id, start_ms=piece.start_ms, end_ms=piece.end_ms, kept_days=days, rows=None)
+        try:
+            if not self._force and await self._retention.waits(series, piece, now_ms - days * DAY_MS):
+                self._waiting += 1
+                return
+            if self._dry_run:
+                one = replace(one, rows=await self._store.count(series, piece))
+            else:
+                one = await self._let_go(series, piece, one)
+        except Corrupt as error:
+            self._fail(series, error)
+            return
+        self._rows += one.rows or 0
+        self._pieces.append(one)
+
+    def _fail(self, series: Series, error: Corrupt) -> None:
+        self._failed[series.id] = str(error)
+        _log.error("rows stay: they cannot be certified", series=series.id, reason=str(error))
+
+    async def _let_go(self, series: Series, piece: Span, one: Piece) -> Piece:
+        begun = await self._begin(series, piece, one)
+        await self._records.keep_lineage([begun])
+        dropped = await self._drop(series, begun)
+        return replace(one, rows=begun.rows_in, dropped=dropped, certificate=begun.details["certificate"])
+
+    async def _drop(self, series: Series, begun: LineageRecord, *, again: bool = False) -> int:
+        """What was written down is done, and written down as done. again: some of it may have gone before."""
+        piece, gone = Span(begun.start_ms, begun.end_ms), _gone(begun)
+        await self._enter(series, gone)
+        dropped = await self._store.drop(series, piece)
+        await self._enter(series, gone)  # an audit that saw the rows a moment ago has forgotten it
+        if again:
+            dropped = begun.rows_in or dropped
+        elif begun.rows_in not in (None, dropped):
+            _log.warning("others went than were certified", series=series.id, went=dropped, certified=begun.rows_in)
+        done = replace(begun, rows_out=0, details={**begun.details, "dropped": dropped}, at_ms=self._clock.now_ms())
+        await self._records.keep_lineage([done])
+        _log.info(
+            "let go by retention",
+            series=series.id,
+            start_ms=piece.start_ms,
+            end_ms=piece.end_ms,
+            rows=dropped,
+            certificate=begun.details["certificate"],
+        )
+        return dropped
+
+    async def finish_begun(self) -> None:
+        """What an earlier run wrote down and did not get to; where rows came since, they stay."""
+        found, _ = await self._records.lineage(limit=_BEGUN_MAX, transformation=TRANSFORMATION, under_way=True)
+        for begun in found:
+            series, piece = parse_series(begun.series, DATASETS, ""), Span(begun.start_ms, begun.end_ms)
+            if await self._retention.waits(series, piece, begun.at_ms):
+                rows = await self._store.count(series, piece)
+                stays = {**begun.details, "dropped": 0}
+                await self._records.keep_lineage([replace(begun, rows_out=rows, details=stays)])
+            else:
+                await self._drop(series, begun, again=True)
+
+    async def _begin(self, series: Series, piece: Span, one: Piece) -> LineageRecord:
+        try:
+            certificate = await self._certificate(series, piece)
+        except Corrupt:
+            if not self._force:
+                raise
+            certificate = None
+        return _record(one, certificate, by=self._retention._by, forced=self._force, now_ms=self._clock.now_ms())
+
+    async def _certificate(self, series: Series, piece: Span) -> Certificate:
+        """That the rows are certified as they are now: the newest certificate of the piece, or a new one."""
+        read = await self._retention._certifier.read(series, piece)
+        self._doubled += read.offences.get(DOUBLED, 0)
+        held, _ = await self._records.certificates(limit=100, series=series.id, span=piece)
+        for one in held:
+            if (one.start_ms, one.end_ms) == (piece.start_ms, piece.end_ms):
+                if _same(one, read):
+                    return one
+                break
+        return await self._retention._certifier.issue(series, piece, read, truth=self._records)
+
+    async def _enter(self, series: Series, gone: LetGo) -> None:
+        """Into what is known of the series, so that no audit takes it for a hole; findings about it are over."""
+        for _ in range(_TRIES):
+            [truth] = await self._records.truths([series.id]) or [SeriesTruth(series=series.id)]
+            if grown(truth.let_go, [gone]) == truth.let_go:
+                return
+            now_ms = self._clock.now_ms()
+            entering = Entering(truth, now_ms)
+            entering.enter_let_go(gone)
+            mark = truth.mark or Mark(looked_ms=0, swept_ms=0)
+            try:
+                await self._records.keep_truths([entering.change(mark)])
+            except LeaseLost:
+                raise
+            except Conflict:
+                continue  # an audit came first: enter it into what that one left
+            self._retention._reporter.report(changes_of(series.id, entering, truth.flaws, now_ms))
+            return
+        raise Unavailable(f"{series.id} is being audited all the time: its retention has to wait")
+
+
+def _same(held: Certificate, read: Read) -> bool:
+    return (held.contents.form, held.contents.content) == (read.contents.form, read.contents.content)
+
+
+def _record(one: Piece, certificate: Certificate | None, *, by: str, forced: bool, now_ms: int) -> LineageRecord:
+    contents = None if certificate is None else certificate.contents
+    named = "none" if certificate is None else certificate.id
+    return LineageRecord(
+        id=lineage_id(TRANSFORMATION, one.series, one.start_ms, one.end_ms, named, now_ms),
+        series=one.series,
+        transformation=TRANSFORMATION,
+        start_ms=one.start_ms,
+        end_ms=one.end_ms,
+        rows_in=None if contents is None else contents.rows,
+        rows_out=None,
+        details={
+            "certificate": None if certificate is None else certificate.id,
+            "first_key": None if contents is None else contents.first_key,
+            "last_key": None if contents is None else contents.last_key,
+            "kept_days": one.kept_days,
+            "forced": forced,
+            "by": by,
+        },
+        at_ms=now_ms,
+    )
+
+
+def _gone(begun: LineageRecord) -> LetGo:
+    """What the audit is to know. Where the keys could not be read, it is told by time alone."""
+    first, last = begun.details["first_key"], begun.details["last_key"]
+    if not (isinstance(first, int) and isinstance(last, int)):
+        first, last = 0, 2**63 - 1
+    return LetGo(begun.start_ms, begun.end_ms, first, last)
+
+
+class _Steady:
+    """Whether the wall clock went as the monotonic one does: if it was set, it is not believed for a day."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._apart_ms = self._apart()
+        self._since_s: float | None = None
+
+    def require(self) -> None:
+        """Raises ClockJumped."""
+        apart_ms, now_s = self._apart(), self._clock.monotonic_s()
+        if abs(apart_ms - self._apart_ms) > _JUMP_MS:
+            _log.warning("the clock was set: nothing goes by retention for a day", by_ms=apart_ms - self._apart_ms)
+            self._apart_ms, self._since_s = apart_ms, now_s
+        if self._since_s is not None:
+            if now_s - self._since_s < _SETTLED_S:
+                raise ClockJumped("the clock was set since we started: nothing goes by retention until it stood a day")
+            self._since_s = None
+
+    def _apart(self) -> int:
+        return self._clock.now_ms() - round(self._clock.monotonic_s() * 1_000)
+
+
+def policy(retention: Retention, held: Sequence[Series]) -> Mapping[str, int | None]:
+    """Days by series id; None for ever."""
+    return {one.id: retention.kept_days(one) for one in held}
