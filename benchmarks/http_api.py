@@ -35,12 +35,19 @@ from data_manager.adapters.store.embedded import EmbeddedStore
 from data_manager.api.app import Components, Readiness, create_app
 from data_manager.domain.batch import Batch, empty
 from data_manager.domain.columns import Column, Flags, Ints, Texts
+from data_manager.domain.coverage import Audited, Result
 from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.decimals import Decimals
+from data_manager.domain.ledger import HoleState, LedgerEntry
+from data_manager.domain.life import SymbolLife
 from data_manager.domain.span import Span
 from data_manager.domain.time import MINUTE_MS
+from data_manager.domain.truth import Mark, SeriesTruth
 from data_manager.ports import Records, SeriesStore
+from data_manager.services.auditing.entering import RULE_VERSION
+from data_manager.services.conditions import Conditions
+from data_manager.services.periodic import every
 
 _ROWS = 100_000
 _FIRST_MS = 1_577_836_800_000  # 2020-01-01
@@ -153,9 +160,40 @@ async def _ready() -> Readiness:
     return Readiness(ready=True, status="healthy", components={}, reasons=[])
 
 
-def _application(store: SeriesStore) -> ASGIApp:
+class OneTruth:
+    """What audits know of the one series: all of it was audited, and three holes are known."""
+
+    def __init__(self) -> None:
+        end_ms = _FIRST_MS + _ROWS * MINUTE_MS
+        mark = Mark(looked_ms=_Clock().now_ms(), swept_ms=_Clock().now_ms(), until_ms=end_ms)
+        passed = (Audited(_FIRST_MS, end_ms, Result.PASS, RULE_VERSION, mark.looked_ms),)
+        holes = tuple(self._hole(minute) for minute in (100, 50_010, 90_000))
+        self._truth = SeriesTruth(series=_SERIES.id, version=1, mark=mark, coverage=passed, holes=holes)
+
+    @staticmethod
+    def _hole(minute: int) -> LedgerEntry:
+        start_ms = _FIRST_MS + minute * MINUTE_MS
+        return LedgerEntry(
+            id=str(minute), series=_SERIES.id, kind="grid", start_ms=start_ms, end_ms=start_ms + MINUTE_MS, missing=1,
+            after=None, before=None, state=HoleState.OPEN, found_ms=0, seen_ms=0,
+        )  # fmt: skip
+
+    async def truth_versions(self) -> dict[str, int]:
+        """See TruthStore.truth_versions."""
+        return {_SERIES.id: 1}
+
+    async def truths(self, series: Sequence[str] | None = None) -> list[SeriesTruth]:
+        """See TruthStore.truths."""
+        return [self._truth]
+
+    async def lives(self) -> list[SymbolLife]:
+        """See TruthStore.lives."""
+        return []
+
+
+def _application(store: SeriesStore, conditions: Conditions) -> ASGIApp:
     """Ours; under /always ours without kept answers; under /empty FastAPI with one empty route and nothing of ours."""
-    ours, always, baseline = _ours(store, keep=True), _ours(store, keep=False), FastAPI()
+    ours, always, baseline = _ours(store, conditions, keep=True), _ours(store, conditions, keep=False), FastAPI()
 
     @baseline.get("/empty")
     async def nothing() -> dict[str, str]:
@@ -173,7 +211,7 @@ def _application(store: SeriesStore) -> ASGIApp:
     return choose
 
 
-def _ours(store: SeriesStore, *, keep: bool) -> ASGIApp:
+def _ours(store: SeriesStore, conditions: Conditions, *, keep: bool) -> ASGIApp:
     return create_app(
         Components(
             store=store if keep else cast(SeriesStore, Untold(store)),
@@ -196,10 +234,13 @@ async def _serve(listener: socket.socket, kind: str) -> None:
     rows = candles()
     with tempfile.TemporaryDirectory() as folder:
         store = await _embedded(Path(folder), rows) if kind == "embedded" else cast(SeriesStore, OneBatch(rows))
+        conditions = Conditions(cast(Records, OneTruth()), _Clock())
+        keeping_up = asyncio.create_task(every(1.0, "conditions", conditions.keep_up, _Clock()))
         config = uvicorn.Config(
-            _application(store), loop="uvloop", http="httptools", access_log=False, log_level="warning", lifespan="off"
+            _application(store, conditions), loop="uvloop", http="httptools", access_log=False, log_level="warning", lifespan="off"
         )
         await uvicorn.Server(config).serve(sockets=[listener])
+        keeping_up.cancel()
 
 
 async def _embedded(folder: Path, rows: Batch) -> SeriesStore:

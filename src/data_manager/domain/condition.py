@@ -150,7 +150,9 @@ def completeness(parts: Iterable[Range], life: Life = EVER) -> float | None:
     for part in parts:
         if part.condition is Condition.PENDING:
             continue
-        length = sum(one.end_ms - one.start_ms for one in life.expected(Span(part.start_ms, part.end_ms)))
+        length = part.end_ms - part.start_ms
+        if life is not EVER:
+            length = sum(one.end_ms - one.start_ms for one in life.expected(Span(part.start_ms, part.end_ms)))
         if length and part.condition in (Condition.UNVERIFIED, Condition.UNVERIFIABLE):
             return None
         expected += length
@@ -218,8 +220,12 @@ def range_facts(parts: Iterable[Range]) -> list[dict[str, str | int]]:
 
 
 def shares_text(parts: Sequence[Range], span: Span) -> str:
-    """The share of each condition that occurs, such as "good=0.94, known_hole=0.06"."""
+    """The share of each condition in a span that the parts partition, such as "good=0.94, known_hole=0.06"."""
     if len(parts) == 1:
         return f"{parts[0].condition.value}=1"
-    shares = share(parts, span)
-    return ", ".join(f"{word.value}={shares[word]:.6g}" for word in Condition if word in shares)
+    found: dict[str, int] = {}
+    for part in parts:
+        word = part.condition.value
+        found[word] = found.get(word, 0) + part.end_ms - part.start_ms
+    whole = span.end_ms - span.start_ms
+    return ", ".join(f"{word.value}={found[word.value] / whole:.6g}" for word in Condition if word.value in found)
