@@ -66,7 +66,7 @@ class MongoServer(AnyServer):
             self._process = subprocess.Popen(
                 self._command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
             )
-        ended_with_us(self._process)
+        ended_with_us(self._process.pid)
         deadline = time.monotonic() + _START_S
         while not self._answers():
             said = (self._folder / "server.log").read_text(errors="replace")[-3_000:]

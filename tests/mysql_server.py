@@ -64,7 +64,7 @@ class MySqlServer:
                 ],
                 stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
-        ended_with_us(self._process)
+        ended_with_us(self._process.pid)
         deadline = time.monotonic() + _START_S
         while not self._greets():
             said = (self.folder / "mariadbd.log").read_text(errors="replace")[-3_000:]

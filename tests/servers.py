@@ -121,11 +121,11 @@ def free_port() -> int:
             return port
 
 
-def ended_with_us(process: subprocess.Popen[bytes]) -> None:
+def ended_with_us(pid: int) -> None:
     """Have it killed when this process ends, however it ends: nobody has to clean up after tests that were killed."""
     told = _watcher().stdin
     assert told is not None
-    told.write(b"%d\n" % process.pid)
+    told.write(b"%d\n" % pid)
     told.flush()
 
 

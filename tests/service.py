@@ -9,7 +9,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -28,6 +27,7 @@ from data_manager.domain.datasets import DATASETS
 from data_manager.settings import SETTINGS
 from tests.conftest import eventually
 from tests.servers import ended_with_us, fresh
+from tests.warm import PROGRAM, Warm, may_be_warm, run
 
 _WINDOW = 2_000  # messages published for one ack
 _START_S, _STOP_S, _DRAIN_S = 30.0, 5.0, 60.0
@@ -59,7 +59,7 @@ class Service:
         self.url = self.metrics_url = ""
         self.program = list(program) or data_manager()
         self._command = [command, *arguments]
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | Warm | None = None
         self._http = httpx2.Client(timeout=20)
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -79,13 +79,20 @@ class Service:
     async def start(self, *, ready: bool = True) -> None:
         """Start it and wait until it is ready, or (ready=False) until it answers at all."""
         assert not self.running, "it runs already"
-        with self._out.open("wb") as out, self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*self.program, *self._command], env=self.environ, stdout=out, stderr=log, start_new_session=True
-            )
-        ended_with_us(self._process)
+        self._process = self._spawn()
         await eventually(self._has_addresses, within_s=_START_S, what="the banner with the addresses")
         await eventually(lambda: self._answers(ready=ready), within_s=_START_S, what="readiness")
+
+    def _spawn(self) -> subprocess.Popen[bytes] | Warm:
+        if may_be_warm(self.program):
+            self._out.write_bytes(b"")  # what it said in its last life
+            return Warm(self._command, self.environ, self._out, self._log)
+        with self._out.open("wb") as out, self._log.open("ab") as log:
+            process = subprocess.Popen(
+                [*self.program, *self._command], env=self.environ, stdout=out, stderr=log, start_new_session=True
+            )
+        ended_with_us(process.pid)
+        return process
 
     async def stop(self) -> float:
         """SIGTERM; how many seconds it took. Fails when the exit code is not 0 or it takes too long."""
@@ -106,7 +113,7 @@ class Service:
         """Wait until it ends by itself."""
         assert self._process is not None
         await self._ended(_START_S)
-        return int(self._process.returncode)
+        return int(self._process.wait())
 
     @property
     def running(self) -> bool:
@@ -246,7 +253,7 @@ def asked(series: str) -> tuple[str, dict[str, str]]:
 
 def data_manager() -> list[str]:
     """The program, as a command line."""
-    return [sys.executable, "-m", "data_manager"]
+    return list(PROGRAM)
 
 
 def bare_environment() -> dict[str, str]:
@@ -256,7 +263,7 @@ def bare_environment() -> dict[str, str]:
 
 def command(environ: dict[str, str], *arguments: object) -> bytes:
     """Standard output of one command, which must succeed."""
-    done = subprocess.run([*data_manager(), *map(str, arguments)], env=environ, capture_output=True, check=False)
+    done = run(arguments, environ)
     assert done.returncode == 0, f"{arguments}: {done.returncode}\n{done.stdout[-500:]!r}\n{done.stderr.decode()}"
     return done.stdout
 

@@ -5,7 +5,6 @@ import json
 import random
 import socket
 import sqlite3
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,13 +17,13 @@ from tests.servers import free_port
 from tests.service import (
     Service,
     bare_environment,
-    data_manager,
     dead_letters,
     feed,
     running,
     running_for_many,
 )
 from tests.truth import Line, lines_of, path_of, rows_of
+from tests.warm import run
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +188,7 @@ def test_a_bad_query_names_the_field_and_what_would_be_valid(
     assert body["detail"] == body["error"]["message"]
 
 
-@pytest.mark.parametrize("path", ["/data/nothing", "/backfill/jobs", "/catalog/datasets", "/data/../../etc/passwd"])
+@pytest.mark.parametrize("path", ["/data/nothing", "/backfill/nothing", "/catalog/datasets", "/data/../../etc/passwd"])
 def test_what_does_not_exist_is_not_there(service: Service, path: str) -> None:
     assert service.get(path).status_code == 404
 
@@ -201,13 +200,12 @@ def refused(command: str, **settings: object) -> str:
     """What a start says that must fail with a message and no traceback."""
     given = {"api_port": 0, "metrics_port": 0, "nats_url": f"nats://127.0.0.1:{free_port()}", **settings}
     environ = {**bare_environment(), **{name.upper(): str(value) for name, value in given.items()}}
-    done = subprocess.run(
-        [*data_manager(), command], env=environ, capture_output=True, text=True, timeout=30, check=False
-    )
+    done = run((command,), environ)
+    said = done.stderr.decode()
     assert done.returncode in (1, 2), done
-    assert "Traceback" not in done.stderr
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1, done.stderr
+    assert "Traceback" not in said
+    errors = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, said
     return errors[0]
 
 

@@ -18,7 +18,8 @@ from data_manager.services.dead_log import DeadLetterLog
 from data_manager.services.dead_replay import Reader, covers, replay, select, tried
 from tests.conftest import eventually
 from tests.servers import SteppingClock, own_server, running_server
-from tests.service import Service, data_manager, dead_letters, feed, running
+from tests.service import Service, dead_letters, feed, running
+from tests.warm import run
 
 NOW_MS = 1_700_000_000_000
 TRADE = b'{"e":"trade","E":1680652700455,"T":1680652700452,"s":"%s","t":%d,"p":"%s","q":"0.002","X":"MARKET","m":true}'
@@ -34,9 +35,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
 
 def said(service: Service, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[bytes]:
     """What `data-manager dead-letters …` says."""
-    done = subprocess.run(
-        [*data_manager(), "dead-letters", *arguments], env=service.environ, capture_output=True, timeout=60, check=False
-    )
+    done = run(("dead-letters", *arguments), service.environ)
     assert done.returncode == code, (arguments, done.stdout[-500:], done.stderr[-2_000:])
     return done
 

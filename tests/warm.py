@@ -1,0 +1,97 @@
+"""Processes of ours without the second that imports cost: forked from one that has made them, and done nothing else.
+
+What runs in them is data-manager with a command line, an environment, a session and streams of its own, as from a
+shell; only that its modules were loaded before. FAULTS=full starts every process from nothing.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tests.servers import ended_with_us
+from tests.summary import FULL
+
+PROGRAM = [sys.executable, "-m", "data_manager"]
+"""data-manager, as a command line."""
+
+_PARENT = Path(__file__).with_name("warm_parent.py")
+_COMMAND_S = 120.0
+
+
+class Warm:
+    """A process: as much of subprocess.Popen as tests ask for."""
+
+    def __init__(self, arguments: Sequence[str], environ: Mapping[str, str], out: Path, log: Path) -> None:
+        """arguments: behind the name of the program. out is written anew, log is appended to."""
+        given = {"arguments": list(arguments), "environ": dict(environ), "out": str(out), "log": str(log)}
+        self.returncode: int | None = None
+        self.pid = int(_told(given))
+        ended_with_us(self.pid)
+
+    def poll(self) -> int | None:
+        """Its exit code, negative for a signal; None while it runs."""
+        if self.returncode is None:
+            self.returncode = _told({"ended": self.pid})
+        return self.returncode
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Nothing to one that has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+    def wait(self, within_s: float = 60.0) -> int:
+        """Its exit code, once it has ended. Raises TimeoutError."""
+        started = time.monotonic()
+        while (code := self.poll()) is None:
+            if time.monotonic() - started > within_s:
+                raise TimeoutError(f"process {self.pid} still runs after {within_s} s")
+            time.sleep(0.005)
+        return code
+
+
+def run(arguments: Sequence[object], environ: Mapping[str, str]) -> subprocess.CompletedProcess[bytes]:
+    """One command of data-manager, done."""
+    words = [str(one) for one in arguments]
+    if not may_be_warm(PROGRAM):
+        return subprocess.run([*PROGRAM, *words], env=environ, capture_output=True, timeout=_COMMAND_S, check=False)
+    with tempfile.TemporaryDirectory() as folder:
+        out, log = Path(folder) / "out", Path(folder) / "err"
+        process = Warm(words, environ, out, log)
+        try:
+            code = process.wait(_COMMAND_S)
+        finally:
+            process.kill()
+        return subprocess.CompletedProcess(words, code, out.read_bytes(), log.read_bytes())
+
+
+def may_be_warm(program: Sequence[str]) -> bool:
+    """Whether that command line is the program's own, and nobody asked for everything from the beginning."""
+    return not FULL and list(program) == PROGRAM and sys.platform == "linux"
+
+
+def _told(what: Mapping[str, object]) -> Any:
+    """What the parent of all of them answers."""
+    parent = _parent()
+    assert parent.stdin is not None
+    assert parent.stdout is not None
+    parent.stdin.write(json.dumps(what) + "\n")
+    parent.stdin.flush()
+    return json.loads(parent.stdout.readline())
+
+
+@cache
+def _parent() -> subprocess.Popen[str]:
+    command = [sys.executable, "-P", str(_PARENT)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
