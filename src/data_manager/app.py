@@ -28,6 +28,7 @@ from data_manager.settings import Settings
 if TYPE_CHECKING:
     from data_manager.adapters.bus.nats_server import NatsServer
     from data_manager.domain.job import Job
+    from data_manager.ports_source import Source
     from data_manager.service.errand import Asked, Tell
     from data_manager.service.feeding import Feeder
     from data_manager.service.ingesting import Ingesting
@@ -319,8 +320,10 @@ async def backfill(settings: Settings, asked: Asked, *, wait: bool, tell: Tell) 
         async def open_store() -> SeriesStore:
             return (await stack.enter_async_context(writer(settings)))[0]
 
-        past = _open_past(settings, stack, meta)
-        return await errand(settings, meta, open_store, past.sources, asked, wait=wait, tell=tell)
+        def open_sources() -> Sequence[Source]:
+            return _open_past(settings, stack, meta).sources
+
+        return await errand(settings, meta, open_store, open_sources, asked, wait=wait, tell=tell)
 
 
 async def replay(

@@ -44,7 +44,7 @@ async def errand(
     settings: Settings,
     meta: MetadataStore,
     open_store: Callable[[], Awaitable[SeriesStore]],
-    sources: Sequence[Source],
+    open_sources: Callable[[], Sequence[Source]],
     asked: Asked,
     *,
     wait: bool,
@@ -52,7 +52,8 @@ async def errand(
 ) -> list[Job]:
     """Enter the jobs, and run them where no service does; as they stand then. wait: also for what a service does.
 
-    open_store raises StoreLocked while a service writes it. Raises BadQuery for what cannot be asked for; nothing was
+    open_store raises StoreLocked while a service writes it. The sources are opened only where jobs are run here: their
+    budget and their downloads are those of one process. Raises BadQuery for what cannot be asked for; nothing was
     entered then.
     """
     jobs = await _enter(meta, asked)
@@ -62,7 +63,7 @@ async def errand(
         store = await open_store()
     except StoreLocked:
         return await watched(meta, jobs, tell) if wait else jobs
-    return await run_alone(settings, store, meta, sources, jobs, tell)
+    return await run_alone(settings, store, meta, open_sources(), jobs, tell)
 
 
 async def _enter(meta: MetadataStore, asked: Asked) -> list[Job]:

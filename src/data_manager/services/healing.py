@@ -49,7 +49,6 @@ _SPAN_MS_MAX: Final = 6 * HOUR_MS  # where rows cannot be counted
 _log = structlog.get_logger(__name__)
 
 
-
 class Audits(Protocol):
     """What heals need of the auditor."""
 
@@ -90,6 +89,7 @@ class Healing:
         self._patience = patience or Patience()
         self._certifier = certifier
         self._rechecked_s: float | None = None
+        self._begun: set[str] = set()  # jobs whose end was not looked at yet
 
     async def turn(self, records: Records) -> None:
         """Do what is to be done now. records: the metadata, whose writes are under our lease."""
@@ -123,6 +123,7 @@ class Healing:
         wanted = targets_joined(Target(one.start_ms, one.end_ms, one.after, one.before) for one in holes)
         new = new_job(series, wanted, now_ms, by=BY, priority=PRIORITY)
         job = await records.submit_job(new)
+        self._begun.add(job.id)
         ids = {one.id for one in holes}
         spans = [one.span for one in job.wanted]
 
@@ -168,25 +169,31 @@ class Healing:
     async def _settle(self, records: Records) -> None:
         """Look again at the holes whose jobs are over."""
         at_work = await _entries(records, [HoleState.HEALING])
-        jobs = await _jobs(records, {job_of(one) for one in at_work})
-        for name, group in groupby(at_work, key=attrgetter("series")):
-            over = [one for one in group if not _under_way(jobs.get(job_of(one) or ""))]
-            if over:
-                await self._look_again(records, parse_series(name, DATASETS, ""), over, jobs)
+        jobs = await _jobs(records, {job_of(one) for one in at_work} | self._begun)
+        self._begun = {one for one in self._begun if one in jobs}
+        over = [one for one in at_work if not _under_way(jobs.get(job_of(one) or ""))]
+        ended = {name: jobs[name] for name in self._begun if not jobs[name].open}
+        for name in sorted({one.series for one in over} | {one.series for one in ended.values()}):
+            mine = [one for one in over if one.series == name]
+            done = {job_id: job for job_id, job in ended.items() if job.series == name}
+            series = parse_series(name, DATASETS, "")
+            if await self._look_again(records, series, mine, jobs):
+                await self._tell(records, series, mine, [*done.values()])
+                self._begun -= done.keys()
 
     async def _look_again(
         self, records: Records, series: Series, over: Sequence[LedgerEntry], jobs: Mapping[str, Job]
-    ) -> None:
-        since_ms = self._clock.now_ms()
+    ) -> bool:
+        """Audit these holes and enter what became of them; False when that has to be done again."""
         try:
-            for span in _audit_spans(series, over):
+            for span in _audit_spans(series, over) if over else ():
                 await self._audits.run([series], span=span, truth=records)
         except NotFound:
             _log.info("nothing is held of a series after its heal", series=series.id)
         except LeaseLost:
             raise
         except Conflict:
-            return  # somebody else audits it: at the next turn
+            return False  # somebody else audits it
         now_ms = self._clock.now_ms()
         ids = {one.id for one in over} | {one.root for one in over}
 
@@ -197,18 +204,19 @@ class Healing:
             return None if _under_way(job) else after_job(entry, job, now_ms)
 
         await _enter(records, series, verdict)
-        await self._tell(records, series, over, since_ms)
+        return True
 
-    async def _tell(self, records: Records, series: Series, over: Sequence[LedgerEntry], since_ms: int) -> None:
-        """What became of these holes, and a certificate for what is whole again."""
+    async def _tell(self, records: Records, series: Series, over: Sequence[LedgerEntry], ended: Sequence[Job]) -> None:
+        """What became of these holes, whichever audit found it, and a certificate for what is whole again."""
         truth = await _truth(records, series)
-        spans = [one.span for one in over]
+        spans = [*(one.span for one in over), *(target.span for job in ended for target in job.wanted)]
+        since_ms = min([*(one.history[-1].at_ms for one in over), *(job.created_ms for job in ended)])
         mine = [one for one in truth.holes if intersection([one.span], spans)]
         healed = [one for one in mine if one.healed_ms is not None and one.healed_ms >= since_ms]
-        ended = Counter(one.state.value for one in mine if one.live and one.history[-1].at_ms >= since_ms)
-        ended["healed"] = len(healed)
-        self.figures.update(ended)
-        _log.info("healed" if healed else "not healed", series=series.id, **ended)
+        told = Counter(one.state.value for one in mine if one.live and one.state is not HoleState.HEALING)
+        told["healed"] = len(healed)
+        self.figures.update(told)
+        _log.info("healed" if healed else "not healed", series=series.id, **told)
         if healed and self._certifier is not None:
             await self._certify(self._certifier, records, series, Span(healed[0].start_ms, healed[-1].end_ms))
 
