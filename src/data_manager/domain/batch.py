@@ -12,17 +12,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Context, Decimal
 from functools import cached_property
-from itertools import islice
-from operator import attrgetter
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
 from msgspec import Struct
+from msgspec.structs import astuple
 from numpy.typing import NDArray
 
 from data_manager.domain.columns import Column, Flags, Floats, Index, Ints, Mask, Texts
 from data_manager.domain.dataset import Dataset, Field, Keep, Kind, Series
-from data_manager.domain.decimals import Decimals, parse_decimals
+from data_manager.domain.decimals import Decimals, parse_all, parse_decimals
 from data_manager.domain.errors import Invalid
 from data_manager.domain.events import Event
 from data_manager.domain.levels import parse_levels
@@ -113,10 +113,11 @@ class Packed(Struct, frozen=True):
 
 def pack(dataset: Dataset, market: str, events: Sequence[Event], received_ms: Sequence[int], origin: str) -> Packed:
     """Events of one dataset as a settled batch; rows that cannot be facts are refused, each with its rule."""
-    columns, broken = _columns(dataset, events)
+    told = _told(dataset, events)
+    columns, broken = _columns(dataset, told)
     columns["received_ms"] = Ints(np.array(received_ms, np.int64))
     columns["origin"] = Texts.constant(origin, len(events))
-    series, codes = _series(dataset, market, events)
+    series, codes = _series(dataset, market, told)
     return checked(Batch(dataset, series, codes, columns), broken, lambda row, name: getattr(events[row], name))
 
 
@@ -145,15 +146,28 @@ def checked(batch: Batch, broken: Mapping[int, tuple[str, str]], told: Told, ref
     return Packed(settled, len(batch) - len(settled), refused)
 
 
-def _columns(dataset: Dataset, events: Sequence[Event]) -> tuple[dict[str, Column], dict[int, tuple[str, str]]]:
+def _columns(
+    dataset: Dataset, told: Mapping[str, Sequence[Any]]
+) -> tuple[dict[str, Column], dict[int, tuple[str, str]]]:
+    """The columns of what events told, by field, and by row the first column whose value it cannot hold."""
+    own = dataset.fields[:-2]
+    numbers = [field.name for field in own if field.kind is Kind.NUMBER]
+    parsed: dict[str, tuple[Column, dict[int, str]]] = {}
+    parsed.update(zip(numbers, parse_all([told[name] for name in numbers]), strict=True))
     columns: dict[str, Column] = {}
     broken: dict[int, tuple[str, str]] = {}
-    for field in dataset.fields[:-2]:
-        column, bad = build(field, list(map(attrgetter(field.name), events)))
-        columns[field.name] = column
+    for field in own:
+        columns[field.name], bad = parsed.get(field.name) or build(field, told[field.name])
         for row, rule in bad.items():
             broken.setdefault(row, (field.name, rule))
     return columns, broken
+
+
+def _told(dataset: Dataset, events: Sequence[Event]) -> dict[str, list[Any]]:
+    """By field what each event says. The classes of one dataset's events have the same fields in the same order."""
+    names = dataset.event.__struct_fields__
+    values = list(chain.from_iterable(map(astuple, events)))
+    return {name: values[at :: len(names)] for at, name in enumerate(names)}
 
 
 def build(field: Field, values: Sequence[Any]) -> tuple[Column, dict[int, str]]:
@@ -182,14 +196,14 @@ def _invalid(batch: Batch, row: int, name: str, rule: str, told: Told) -> Invali
     return why
 
 
-def _series(dataset: Dataset, market: str, events: Sequence[Event]) -> tuple[tuple[Series, ...], NDArray[np.int32]]:
+def _series(
+    dataset: Dataset, market: str, told: Mapping[str, Sequence[Any]]
+) -> tuple[tuple[Series, ...], NDArray[np.int32]]:
     """The series the events belong to, sorted, and each event's position among them."""
-    if dataset.has_interval:
-        names: list[Any] = list(map(attrgetter("symbol", "interval"), events))
-    else:
-        names = list(map(attrgetter("symbol"), events))
+    symbols = told["symbol"]
+    names = list(zip(symbols, told["interval"], strict=True)) if dataset.has_interval else symbols
     positions = {name: position for position, name in enumerate(sorted(set(names)))}
-    codes = np.array([positions[name] for name in names], np.int32)
+    codes = np.fromiter(map(positions.__getitem__, names), np.int32, len(names))
     if dataset.has_interval:
         return tuple(Series(market, dataset.name, symbol, interval) for symbol, interval in positions), codes
     return tuple(Series(market, dataset.name, symbol) for symbol in positions), codes

@@ -93,10 +93,10 @@ class Ints:
     @classmethod
     def of(cls, values: Sequence[int | None]) -> "Ints":
         """From Python values; OverflowError beyond 64 bits."""
-        absent = absent_of(values)
-        if absent is None:
-            return cls(np.array(values, np.int64))
-        return cls(np.array([0 if value is None else value for value in values], np.int64), absent)
+        try:
+            return cls(np.fromiter(values, np.int64, len(values)))
+        except TypeError:
+            return cls(np.array([0 if value is None else value for value in values], np.int64), absent_of(values))
 
     @property
     def present(self) -> Any:
@@ -222,9 +222,11 @@ class Texts:
     @classmethod
     def of(cls, values: Sequence[str | None]) -> "Texts":
         """From Python values."""
-        seen: dict[str | None, int] = {None: -1}
-        codes = [seen.setdefault(value, len(seen) - 1) for value in values]
-        return cls(np.array(codes, np.int32), tuple(word for word in seen if word is not None))
+        words = tuple(word for word in dict.fromkeys(values) if word is not None)
+        if len(words) == 1 and None not in values:
+            return cls.constant(words[0], len(values))
+        code_of: dict[str | None, int] = {None: -1, **{word: code for code, word in enumerate(words)}}
+        return cls(np.fromiter(map(code_of.__getitem__, values), np.int32, len(values)), words)
 
     @classmethod
     def constant(cls, word: str, length: int) -> "Texts":

@@ -17,12 +17,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from data_manager.domain.columns import Index, Mask, absent_of, join_masks, same_absent, take_mask
+from data_manager.domain.numerals import read_plain
 
 DIGITS_MAX = 34
 """Significant digits we take: what Decimal128 can hold, so that every store can."""
 
 _SCALE_MAX = 36  # longer fractions keep their text
-_FEW = 48  # below this, plain Python is quicker than setting up array kernels
+_FEW = 20  # below this, plain Python is quicker than setting up array kernels
 _POWERS = 10 ** np.arange(19, dtype=np.int64)
 _PLAIN = re.compile(r"-?(?:0|[1-9][0-9]{0,17})(?:\.([0-9]{1,18}))?", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,2})?", re.ASCII)
@@ -145,8 +146,45 @@ class Decimals:
 
 def parse_decimals(texts: Sequence[str | None]) -> tuple[Decimals, dict[int, str]]:
     """The column of texts, and by row the rule that a text breaks (such a row holds 0 and must not be kept)."""
-    if len(texts) < _FEW:
-        return _parse_each(texts)
+    [parsed] = parse_all([texts])
+    return parsed
+
+
+def parse_all(columns: Sequence[Sequence[str | None]]) -> list[tuple[Decimals, dict[int, str]]]:
+    """The same for columns of one length. Together: reading numbers costs by the call, not only by the number."""
+    rows = len(columns[0]) if columns else 0
+    if rows * len(columns) < _FEW:
+        return [_parse_each(texts) for texts in columns]
+    absent = [absent_of(texts) for texts in columns]
+    plain = _read_plain(
+        [texts if none is None else _zeroed(texts) for texts, none in zip(columns, absent, strict=True)]
+    )
+    if plain is None:  # at least one is no plain number: column by column, so that only its own is slow
+        return [_parse_strange(texts) for texts in columns] if len(columns) == 1 else [*map(parse_decimals, columns)]
+    parsed: list[tuple[Decimals, dict[int, str]]] = []
+    for mantissas, scales, none in zip(*plain, absent, strict=True):
+        if none is not None:
+            scales[none] = 0
+        parsed.append((Decimals(mantissas, narrow_scales(scales), {}, none), {}))
+    return parsed
+
+
+def _read_plain(columns: Sequence[Sequence[str | None]]) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+    """Mantissas and scales, one line per column; None unless all texts are plain numbers."""
+    rows = len(columns[0])
+    try:
+        joined = ",".join(map(",".join, columns)).encode()  # type: ignore[arg-type]  # what was absent is "0" by now
+    except UnicodeEncodeError:
+        return None
+    plain = read_plain(joined, rows * len(columns))
+    return None if plain is None else (plain[0].reshape(-1, rows), plain[1].reshape(-1, rows))
+
+
+def _zeroed(texts: Sequence[str | None]) -> list[str]:
+    return ["0" if text is None else text for text in texts]
+
+
+def _parse_strange(texts: Sequence[str | None]) -> tuple[Decimals, dict[int, str]]:
     try:
         array = pa.array(texts, pa.string())
     except UnicodeEncodeError:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -11,10 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from msgspec import DecodeError, Raw
 from msgspec.json import Decoder as JsonDecoder
+from msgspec.json import Encoder as JsonEncoder
 from numpy.typing import NDArray
 
 from data_manager.domain.columns import Index, Mask
 from data_manager.domain.decimals import Decimals, narrow_scales, parse_array
+from data_manager.domain.numerals import read_plain
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +83,38 @@ class Levels:
 
 def parse_levels(rows: Sequence[Any]) -> tuple[Levels, dict[int, str]]:
     """Book sides from pairs of texts or from the JSON text of such, and by row the rule that it breaks."""
+    return _parse_plain(rows) or _parse_each(rows)
+
+
+def _parse_plain(rows: Sequence[Any]) -> tuple[Levels, dict[int, str]] | None:
+    """All sides at once; None unless all are written as the venue writes them.
+
+    Joined by bars, their quotes say how many levels each has, and whether what is not a digit is in its place is one
+    comparison.
+    """
+    try:
+        joined = b"|".join([side if isinstance(side, Raw) else _ENCODE(side) for side in rows])
+    except UnicodeEncodeError:
+        return None
+    text = np.frombuffer(joined, np.uint8)
+    ends = np.append(np.flatnonzero(text == _BAR), len(text))
+    if len(ends) != len(rows):
+        return None
+    quotes = np.searchsorted(np.flatnonzero(text == _QUOTE), ends)
+    counts = np.diff(quotes, prepend=0) // 4
+    if joined.translate(None, _NUMERIC) != b"|".join(map(_skeleton, counts.tolist())):
+        return None
+    flat = joined.translate(None, b'[]"')
+    flat = b",".join(filter(None, flat.split(b"|"))) if (counts == 0).any() else flat.replace(b"|", b",")
+    plain = read_plain(flat, 2 * int(counts.sum()))
+    if plain is None:
+        return None
+    mantissas, scales = plain
+    prices, quantities = (Decimals(mantissas[at::2], narrow_scales(scales[at::2])) for at in (0, 1))
+    return Levels(counts.astype(np.int32), prices, quantities), {}
+
+
+def _parse_each(rows: Sequence[Any]) -> tuple[Levels, dict[int, str]]:
     sides = [_side_text(row) for row in rows]
     misshapen = {row: _SIDE_RULE for row, text in enumerate(sides) if text is None}
     counts = np.array([(text.count(b",") + 1) // 2 if text else 0 for text in sides], np.int32)
@@ -97,16 +131,25 @@ def parse_levels(rows: Sequence[Any]) -> tuple[Levels, dict[int, str]]:
 
 _SIDE_RULE = "must be a list of [price, quantity] pairs of decimal texts"
 _SIDE = JsonDecoder(list[tuple[str, str]])
+_ENCODE = JsonEncoder().encode
+_NUMERIC = b"0123456789.-"
+_BAR, _QUOTE = b'|"'
 
 
-def plain_levels(side: bytes) -> int | None:
+def plain_levels(side: bytes | Raw) -> int | None:
     """How many levels a book side's JSON text has, when it is written as the venue writes it: [["1.5","2"],…].
 
     None for anything else: other blanks, exponents, other shapes.
     """
-    skeleton = side.translate(None, b"0123456789.-")
+    skeleton = bytes(side).translate(None, _NUMERIC)
     count = len(skeleton) // 8
-    return count if skeleton == b"[" + (b'["",""],' * count)[:-1] + b"]" else None
+    return count if skeleton == _skeleton(count) else None
+
+
+@lru_cache(maxsize=2_048)
+def _skeleton(count: int) -> bytes:
+    """The text of a side of so many levels, without its numbers."""
+    return b"[" + b",".join([b'["",""]'] * count) + b"]"
 
 
 def _side_text(side: Any) -> bytes | None:

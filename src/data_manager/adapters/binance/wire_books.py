@@ -47,15 +47,15 @@ def finish_depth_update(update: Any, place: Place, *, market: str) -> Event | Re
 
 def finish_depth_text(update: Any, place: Place, *, market: str) -> Event | Rejected:
     """The same for levels left as text. Where they are written in another way, the closer look decides."""
-    bids, asks = plain_levels(bytes(update.bids)), plain_levels(bytes(update.asks))
+    bids, asks = plain_levels(update.bids), plain_levels(update.asks)
     if bids is None or asks is None:
         return Invalid(place.path("b" if bids is None else "a"), None, "is not written as the venue writes it")
-    _, most = _named(place.label)
+    kind, most = _named(place.label)
     if 2 <= bids <= most and asks <= most:  # small enough for a whole book: then the levels decide
         force_setattr(update, "bids", _SIDE.decode(update.bids))
         force_setattr(update, "asks", _SIDE.decode(update.asks))
         return finish_depth_update(update, place, market=market)
-    if _named(place.label)[0] == "rpiDepth" or (update.previous_update_id is None and market != "spot"):
+    if kind == "rpiDepth" or (update.previous_update_id is None and market != "spot"):
         return finish_depth_update(update, place, market=market)
     event: Event = update
     return event
