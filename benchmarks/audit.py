@@ -1,5 +1,7 @@
 """The audit on the embedded store: gap scans, a full sweep, and the turn of a live service; each beside its bound.
 
+Then ingest of the recorded mix with the audit beside it, and without. `--ingest` does that alone.
+
 Baseline: the same keys decoded from the same chunks with nothing done to them. The audit's figure includes planning,
 judging, the ledger, and writing the result to the metadata store. `--small` does a tenth of the rows.
 """
@@ -8,11 +10,18 @@ import asyncio
 import sys
 import tempfile
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 
 import numpy as np
-from _report import table
+import uvloop
+from _report import CAPTURES, table
+from ingest import SUBJECT, drain_into, opened_bus
 
+from data_manager.adapters.bus.connection import NatsAccess
+from data_manager.adapters.bus.nats_server import NatsServer
+from data_manager.adapters.bus.publisher import open_publisher
+from data_manager.adapters.clock import SystemClock
 from data_manager.adapters.meta.sql import open_meta
 from data_manager.adapters.store.embedded import EmbeddedStore
 from data_manager.domain.batch import Batch
@@ -20,7 +29,9 @@ from data_manager.domain.columns import Flags, Ints, Texts
 from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.decimals import Decimals
+from data_manager.service.running import tune_interpreter
 from data_manager.services.audit import Auditor
+from data_manager.services.replay import Replay
 
 MINUTE_MS = 60_000
 FIRST_MS = 1_700_000_040_000
@@ -173,6 +184,54 @@ async def live(folder: Path, symbols: int) -> tuple[float, float, int]:
     return sorted(took)[2], keys, len(done.holes)
 
 
+async def turns(house: House) -> None:
+    """Until cancelled, every five seconds, sixty times as often as by default: five new candles each, and a turn."""
+    minutes = 300
+    while True:
+        await house.store.append(candles(range(500 // SHARE), range(minutes, minutes + 5)))
+        minutes += 5
+        house.clock.now = FIRST_MS + minutes * MINUTE_MS + 20_000
+        await house.auditor.run()
+        await asyncio.sleep(5)
+
+
+async def drained(url: str, durable: str, count: int, *, audited: bool) -> float:
+    """Messages a second from JetStream into a store that holds 500 live series besides."""
+    with tempfile.TemporaryDirectory() as folder:
+        house = await House(Path(folder)).open()
+        await house.store.append(candles(range(500 // SHARE), range(300)))
+        await house.store.fold(CANDLE)
+        house.clock.now = FIRST_MS + 300 * MINUTE_MS + 20_000
+        await house.auditor.run()
+        beside = asyncio.create_task(turns(house)) if audited else None
+        rate = await drain_into(house.store, url, durable, count)
+        if beside is not None:
+            beside.cancel()
+        await house.close()
+        return rate
+
+
+async def beside_ingest(rounds: int = 5) -> None:
+    """Ingest of the recorded mix with and without the audit in the same process, in turn."""
+    with tempfile.TemporaryDirectory() as folder:
+        server = NatsServer(Path(folder), port=0)
+        await server.start()
+        await (await opened_bus(server.url, "first")).close()
+        async with open_publisher(NatsAccess(urls=(server.url,)), SUBJECT) as publisher:
+            report = await Replay(CAPTURES, publisher, clock=SystemClock()).run()
+        heads = ("JetStream to durable, real mix", "msg/s", "audited msg/s", "ratio", "target")
+        with table(f"ingest of {report.messages:,} messages beside the audit", *heads) as rows:
+            found = []
+            for number in range(rounds):
+                alone = await drained(server.url, f"alone{number}", report.messages, audited=False)
+                both = await drained(server.url, f"both{number}", report.messages, audited=True)
+                found.append((alone, both, both / alone))
+                rows.append((f"round {number + 1}", f"{alone:,.0f}", f"{both:,.0f}", f"{both / alone:.2f}", ""))
+            alone, both, ratio = (median(column) for column in zip(*found, strict=True))
+            rows.append(("median", f"{alone:,.0f}", f"{both:,.0f}", f"{ratio:.2f}", "≥ 0.8"))
+        await server.stop()
+
+
 async def main() -> None:
     cases = {
         "500 symbols x 1,440 candles, sweep": (0.3, lambda folder: gap_scan(folder, 500 // SHARE, 1_440)),
@@ -188,4 +247,7 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    tune_interpreter()
+    if "--ingest" not in sys.argv:
+        uvloop.run(main())
+    uvloop.run(beside_ingest())

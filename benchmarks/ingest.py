@@ -40,7 +40,7 @@ from data_manager.services.replay import Replay
 from data_manager.telemetry import Tally
 
 _CLOCK = SystemClock()
-_SUBJECT = "binance.futures.websocket.data"
+SUBJECT = "binance.futures.websocket.data"
 _QUIET_S = 0.002
 
 
@@ -52,7 +52,7 @@ async def no_dead(letters: Sequence[DeadLetter]) -> None:
 async def opened_bus(url: str, durable: str) -> Bus:
     """A connected bus on a consumer of that name."""
     options = StreamOptions(durable=durable)
-    bus = open_bus(NatsAccess(urls=(url,)), _SUBJECT, mode="jetstream", clock=_CLOCK, stream=options)
+    bus = open_bus(NatsAccess(urls=(url,)), SUBJECT, mode="jetstream", clock=_CLOCK, stream=options)
     while not (await bus.state()).connected:
         await asyncio.sleep(0.01)
     return bus
@@ -74,27 +74,33 @@ async def drain_noop(url: str, durable: str, count: int) -> float:
 
 
 async def drain_ours(url: str, durable: str, count: int) -> float:
-    """Messages per second into the store."""
-    bus = await opened_bus(url, durable)
-    tally = Tally()
+    """Messages per second into a store of their own."""
     with tempfile.TemporaryDirectory() as folder:
         store = EmbeddedStore(Path(folder), 128 << 20)
-
-        async def append(batch: Batch) -> Receipt:
-            return await store.append(batch)
-
-        async def watch() -> None:
-            while tally.total_received() - tally.in_flight < count:
-                await asyncio.sleep(0.005)
-            bus.stop()
-
-        watching = asyncio.create_task(watch())
-        started = time.perf_counter()
-        ports = Ports(bus, Decoder("um"), append, no_dead, _CLOCK)
-        await ingest(ports, Buffer("um", DATASET_OF, tally, Limits()))
-        seconds = time.perf_counter() - started
-        await watching
+        rate = await drain_into(store, url, durable, count)
         await store.close()
+    return rate
+
+
+async def drain_into(store: EmbeddedStore, url: str, durable: str, count: int) -> float:
+    """Messages per second into this store."""
+    bus = await opened_bus(url, durable)
+    tally = Tally()
+
+    async def append(batch: Batch) -> Receipt:
+        return await store.append(batch)
+
+    async def watch() -> None:
+        while tally.total_received() - tally.in_flight < count:
+            await asyncio.sleep(0.005)
+        bus.stop()
+
+    watching = asyncio.create_task(watch())
+    started = time.perf_counter()
+    ports = Ports(bus, Decoder("um"), append, no_dead, _CLOCK)
+    await ingest(ports, Buffer("um", DATASET_OF, tally, Limits()))
+    seconds = time.perf_counter() - started
+    await watching
     await bus.close()
     assert tally.missing() == 0
     return count / seconds
@@ -107,7 +113,7 @@ async def throughput(rounds: int) -> None:
         await server.start()
         first = await opened_bus(server.url, "first")  # makes the stream
         await first.close()
-        async with open_publisher(NatsAccess(urls=(server.url,)), _SUBJECT) as publisher:
+        async with open_publisher(NatsAccess(urls=(server.url,)), SUBJECT) as publisher:
             report = await Replay(CAPTURES, publisher, clock=_CLOCK).run()
         heads = ("JetStream to durable, real mix", "msg/s", "no-op msg/s", "ratio", "target")
         with table(f"ingest of {report.messages:,} messages", *heads) as rows:
@@ -130,7 +136,7 @@ async def publish(url: str, rate: int, seconds: float) -> None:
     while (at := time.perf_counter() - started) < seconds:
         for _ in range(int(at * rate) - sent):
             now = time.time_ns()
-            await client.publish(_SUBJECT, _trade(now, sent % 50))
+            await client.publish(SUBJECT, _trade(now, sent % 50))
             sent += 1
         await client.flush()
         await asyncio.sleep(0.001)
