@@ -8,7 +8,7 @@ the next one fills, never two.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 from data_manager.domain.dataset import Dataset, Series
@@ -16,6 +16,10 @@ from data_manager.domain.errors import Rejected
 from data_manager.domain.events import Event, Outcome
 from data_manager.ports import DeadLetter, Delivery
 from data_manager.telemetry import Tally
+
+
+Decode = Callable[[bytes, int], Sequence[Outcome]]
+"""What a payload says, and when it came."""
 
 
 class Limits(NamedTuple):
@@ -97,18 +101,20 @@ class Buffer:
         self._events = 0
         self._size_bytes = 0
 
-    def add(self, delivery: Delivery, outcomes: Sequence[Outcome]) -> None:
-        """Take what decoding made of one delivery."""
-        self._deliveries.append(delivery)
-        self._size_bytes += len(delivery.payload)
-        self.tally.messages += 1
-        for outcome in outcomes:
-            rows = self._rows_of.get(outcome.__class__)
-            if rows is not None:
-                rows.events.append(outcome)
-                rows.deliveries.append(delivery)
-            else:
-                self._add_other(delivery, outcome)
+    def add(self, deliveries: Sequence[Delivery], decode: Decode) -> None:
+        """Take what decoding makes of each of these."""
+        self._deliveries += deliveries
+        self._size_bytes += sum([len(one.payload) for one in deliveries])
+        self.tally.messages += len(deliveries)
+        rows_of = self._rows_of
+        for delivery in deliveries:  # the hot loop
+            for outcome in decode(delivery.payload, delivery.received_ms):
+                rows = rows_of.get(outcome.__class__)
+                if rows is None:
+                    self._add_other(delivery, outcome)
+                else:
+                    rows.events.append(outcome)
+                    rows.deliveries.append(delivery)
 
     def _add_other(self, delivery: Delivery, outcome: Outcome) -> None:
         """Take the first event of its class since the last flush, or what is no event."""

@@ -23,9 +23,9 @@ from data_manager.domain.batch import STREAM, Batch, Packed, Refused, pack
 from data_manager.domain.columns import Ints
 from data_manager.domain.dataset import Dataset
 from data_manager.domain.errors import Corrupt, Damaged, Rejected
-from data_manager.domain.events import Event, Outcome
+from data_manager.domain.events import Event
 from data_manager.ports import Bus, Clock, Delivery, Dropped, Receipt
-from data_manager.services.buffer import Buffer, Dead, Held, Rows
+from data_manager.services.buffer import Buffer, Dead, Decode, Held, Rows
 from data_manager.services.burying import Burying, KeepDead
 from data_manager.telemetry import Tally
 
@@ -33,7 +33,6 @@ _log = structlog.get_logger(__name__)
 _SLICE = 1_000  # deliveries decoded before others get a turn on the event loop
 _QUIET_S = 0.1  # so often the drops of the bus are asked for when nothing comes
 
-Decode = Callable[[bytes, int], Sequence[Outcome]]
 Append = Callable[[Batch], Awaitable[Receipt]]
 Screen = Callable[[Mapping[Dataset, Rows]], Iterable[tuple[Dataset, Sequence[Refused]]]]
 PathOf = Callable[[Event, str, bytes], str]
@@ -85,8 +84,7 @@ async def ingest(ports: Ports, buffer: Buffer) -> None:
     try:
         async for deliveries in ports.bus.batches(_QUIET_S):
             for some in _slices(deliveries, min(_SLICE, buffer.limits.rows)):
-                for delivery in some:
-                    buffer.add(delivery, ports.decode(delivery.payload, delivery.received_ms))
+                buffer.add(some, ports.decode)
                 buffer.count()
                 await flusher.make_room()
             note_drops(ports, buffer.tally)

@@ -47,11 +47,12 @@ def finish_depth_update(update: Any, place: Place, *, market: str) -> Event | Re
 
 def finish_depth_text(update: Any, place: Place, *, market: str) -> Event | Rejected:
     """The same for levels left as text. Where they are written in another way, the closer look decides."""
-    bids, asks = plain_levels(update.bids), plain_levels(update.asks)
+    texts = bytes(update.bids), bytes(update.asks)
+    bids, asks = map(plain_levels, texts)
     if bids is None or asks is None:
         return Invalid(place.path("b" if bids is None else "a"), None, "is not written as the venue writes it")
     kind, most = _named(place.label)
-    if 2 <= bids <= most and asks <= most:  # small enough for a whole book: then the levels decide
+    if 2 <= bids <= most and asks <= most and not _surely_a_change(*texts):  # then the levels decide
         force_setattr(update, "bids", _SIDE.decode(update.bids))
         force_setattr(update, "asks", _SIDE.decode(update.asks))
         return finish_depth_update(update, place, market=market)
@@ -131,6 +132,23 @@ def _may_be_whole(update: Any, most: int) -> bool:
 
 
 _ZEROS = frozenset(("0", *(f"0.{'0' * decimals}" for decimals in range(1, 19))))
+
+
+def _surely_a_change(bids: bytes, asks: bytes) -> bool:
+    """Whether the plain text of two sides or more tells it: a quantity is zero, or the second bid is not the lower.
+
+    Says what _may_be_whole says of nearly all changes, for a tenth of what taking the levels apart costs.
+    """
+    _, first, _, _, _, second, _ = bids.split(b'"', 6)
+    if _ZERO_QUANTITY.search(bids) or _ZERO_QUANTITY.search(asks):
+        return True
+    try:
+        return float(first) <= float(second)
+    except ValueError:
+        return False  # no number: the column check names it
+
+
+_ZERO_QUANTITY = re.compile(rb',"0(?:\.0{1,18})?"\]')
 
 
 def _in_order(bids: Pairs, asks: Pairs) -> bool:
