@@ -17,7 +17,6 @@ from data_manager.domain.events import Event, Outcome
 from data_manager.ports import DeadLetter, Delivery
 from data_manager.telemetry import Tally
 
-
 Decode = Callable[[bytes, int], Sequence[Outcome]]
 """What a payload says, and when it came."""
 
