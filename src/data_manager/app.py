@@ -27,7 +27,8 @@ from data_manager.settings import Settings
 
 if TYPE_CHECKING:
     from data_manager.adapters.bus.nats_server import NatsServer
-    from data_manager.domain.job import Job
+    from data_manager.domain.job import Choice, Job
+    from data_manager.domain.span import Span
     from data_manager.ports_source import Source
     from data_manager.service.errand import Asked, Tell
     from data_manager.service.feeding import Feeder
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from data_manager.service.running import Parts, Role
     from data_manager.services.databases import Databases
     from data_manager.services.dropping import Losses
+    from data_manager.services.reconciling import Reconciled
     from data_manager.services.replay import ReplayProgress, ReplayReport
     from data_manager.services.reporting import Reporter
 
@@ -324,6 +326,25 @@ async def backfill(settings: Settings, asked: Asked, *, wait: bool, tell: Tell) 
             return _open_past(settings, stack, meta).sources
 
         return await errand(settings, meta, open_store, open_sources, asked, wait=wait, tell=tell)
+
+
+async def reconcile(
+    settings: Settings, series: Series, span: Span, *, source: Choice, progress: Callable[[int, int, str], None]
+) -> Reconciled:
+    """Compare what is held with what the sources say; differences are findings. See services/reconciling.py."""
+    from data_manager.service.past import open_past
+    from data_manager.services.reconciling import NotTakenIn, Reconciler
+    from data_manager.services.reporting import Reporter
+
+    async with reader(settings) as store, metadata(settings) as meta, AsyncExitStack() as stack:
+        past = open_past(settings, NotTakenIn(meta), _CLOCK)
+        for one in past.sources:
+            stack.push_async_callback(one.close)
+        reporter = Reporter(meta.keep_findings, waiting_max=100_000)
+        reconciler = Reconciler(store, meta, past.sources, _CLOCK, reporter.report)
+        done = await reconciler.run(series, span, choice=source, progress=progress)
+        await reporter.keep()
+        return done
 
 
 async def replay(

@@ -93,6 +93,7 @@ class Dataset(Struct, frozen=True, kw_only=True, dict=True, eq=False):
     description: str  # one sentence for the catalogue, with units
     shed_from: float | None = None  # share of the byte budget from which it is let go; None: never, see shedding.py
     coarse: tuple[str, ...] = ()  # of refill: calls whose rows are coarser than what was lost, and fill no hole
+    untold: Callable[[Mapping[str, Any]], Any] | None = None  # columns in, mask of the rows history may leave out
     live: str | None = None  # the flag that is false while a row may still change; such rows are live state, not data
 
     @cached_property

@@ -12,6 +12,7 @@ from data_manager.domain.time import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS
 from data_manager.domain.validity import (
     at_least,
     before,
+    burned_or_internal,
     near,
     not_negative,
     positive,
@@ -42,6 +43,7 @@ _TABLE = (
         fresh_within_ms=MINUTE_MS,
         refill=("archive:trades", "rest:historicalTrades"),
         retention_days=7,
+        untold=burned_or_internal,
         shed_from=0.98,
         rules=(
             positive_unless_placeholder("price", "quantity"), not_negative("quantity"), near("event_ms", "traded_ms"),

@@ -35,6 +35,7 @@ class FindingKind(Enum):
     CORRUPT = "corrupt"  # what is held cannot be read
     UNAUDITED = "unaudited"  # an audit could not be done
     SHED = "shed"  # let go by ourselves, because the store was about to be full
+    DIFFERS = "differs"  # what is held is not what a source says, or two sources do not say the same
 
 
 def kind_named(word: str) -> FindingKind:

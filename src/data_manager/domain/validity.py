@@ -9,6 +9,9 @@ from functools import cache
 from operator import attrgetter
 from typing import Any, Final
 
+import numpy as np
+
+from data_manager.domain.columns import Texts
 from data_manager.domain.dataset import Dataset, Rule
 from data_manager.domain.decimals import Decimals
 from data_manager.domain.events import Event
@@ -69,6 +72,20 @@ def priced_levels(column: str) -> Rule:
         return levels.any_row((_signs(levels.prices) <= 0) | (_signs(levels.quantities) < 0))
 
     return Rule(column, "every level needs a price above 0 and a quantity that is not negative", broken)
+
+
+def burned_or_internal(columns: Columns) -> Any:
+    """Trades that a stream tells of and history may leave out: placeholders for burned ids, and the venue's own fills.
+
+    Those are fills of the insurance fund and of deleveraging; history does not tell the kind of a fill.
+    """
+    kind = columns["kind"]
+    assert isinstance(kind, Texts)
+    internal = np.array([*(word not in _MARKET for word in kind.words), False])[kind.codes]
+    return internal | ((_signs(columns["price"]) == 0) & (_signs(columns["quantity"]) == 0))
+
+
+_MARKET: Final = ("MARKET", "")
 
 
 def _signs(column: Decimals) -> Any:

@@ -1,0 +1,157 @@
+"""Reconcile: held rows against two sources, these against one another, candles against trades; and what becomes of it."""
+
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from data_manager.adapters.meta.sql import SqlMetaStore, open_meta
+from data_manager.domain.batch import STREAM, pack
+from data_manager.domain.dataset import Series
+from data_manager.domain.datasets import BY_EVENT
+from data_manager.domain.errors import BadQuery
+from data_manager.domain.events import Candle, Event, Number, Trade
+from data_manager.domain.finding import Finding, FindingKind
+from data_manager.domain.span import Span
+from data_manager.domain.time import HOUR_MS, MINUTE_MS
+from data_manager.services.reconciling import Reconciled, Reconciler
+from tests.contract.rows import BASE_MS, candle
+from tests.memory import MemoryStore
+from tests.source import PastSource, SetClock
+
+MINUTES, TRADES = Series("um", "candle", "BTCUSDT", "1m"), Series("um", "trade", "BTCUSDT")
+NOW_MS = BASE_MS + 3 * HOUR_MS
+
+
+def at(minute: int) -> int:
+    return BASE_MS + minute * MINUTE_MS
+
+
+def minutes(numbers: Sequence[int], **closes: str) -> list[Event]:
+    return [candle(number, close=closes.get(f"m{number}", "2.0")) for number in numbers]
+
+
+class House:
+    def __init__(self, meta: SqlMetaStore) -> None:
+        self.meta = meta
+        self.store = MemoryStore()
+        self.rest = PastSource({MINUTES: minutes(range(180))})
+        self.archive = PastSource({MINUTES: minutes(range(180))}, name="archive", piece_ms=2 * HOUR_MS)
+        self.told: list[Finding] = []
+        self.reconciler = Reconciler(self.store, meta, [self.rest, self.archive], SetClock(NOW_MS), self.told.extend)
+
+    async def hold(self, events: Sequence[Event]) -> None:
+        dataset = BY_EVENT[type(events[0])]
+        await self.store.append(pack(dataset, "um", events, [NOW_MS] * len(events), STREAM).batch)
+
+    async def run(self, first: int = 0, end: int = 170, series: Series = MINUTES, **how: object) -> Reconciled:
+        self.told.clear()
+        done = await self.reconciler.run(series, Span(at(first), at(end)), **how)  # type: ignore[arg-type]
+        await self.meta.keep_findings(self.told)
+        return done
+
+    async def standing(self) -> list[tuple[int, str, str]]:
+        found, _ = await self.meta.findings(limit=99, kind=FindingKind.DIFFERS, open_only=True)
+        return sorted(
+            ((one.start_ms - BASE_MS) // MINUTE_MS, f"{one.evidence['what']} {one.evidence['field'] or ''}".strip(), str(one.evidence["source"]))
+            for one in found
+        )  # fmt: skip
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    meta = await open_meta(f"sqlite:///{tmp_path}/meta.db")
+    try:
+        yield House(meta)
+    finally:
+        await meta.close()
+
+
+async def test_what_agrees_is_said_to_agree_by_both_sources(house: House) -> None:
+    await house.hold(minutes(range(180)))
+    done = await house.run()
+    assert {(one.what, one.to): (one.agreed, one.differing) for one in done.compared} == {
+        ("held", "archive:klines"): (170, 0), ("held", "rest:klines"): (170, 0), ("archive:klines", "rest:klines"): (170, 0),
+    }  # fmt: skip
+    assert (done.differences, done.unoffered, house.told) == ((), (), [])
+
+
+async def test_planted_differences_are_findings_with_row_field_and_source_and_end_when_they_are_mended(
+    house: House,
+) -> None:
+    held = [one for one in minutes(range(180), m7="3.5") if one.open_ms not in (at(20), at(21))]  # type: ignore[attr-defined]
+    await house.hold(held)
+    house.rest.past[MINUTES] = [one for one in minutes(range(180)) if one.open_ms != at(40)]  # type: ignore[attr-defined]
+    house.archive.past[MINUTES] = minutes(range(180), m50="4.25")
+    done = await house.run()
+    assert done.differing == 10
+    assert await house.standing() == [
+        (7, "changed close", "archive:klines"), (7, "changed close", "rest:klines"),
+        (20, "missing", "archive:klines"), (20, "missing", "rest:klines"),
+        (21, "missing", "archive:klines"), (21, "missing", "rest:klines"),
+        (40, "extra", "archive:klines and rest:klines"), (40, "extra", "rest:klines"),
+        (50, "changed close", "archive:klines"), (50, "changed close", "archive:klines and rest:klines"),
+    ]  # fmt: skip
+    [one] = [one for one in house.told if one.start_ms == at(50) and one.evidence["source"] == "archive:klines"]
+    assert (one.evidence["held"], one.evidence["said"], one.series) == ("2.0", "4.25", MINUTES.id)
+    await house.hold(minutes([20, 21]))
+    house.archive.past[MINUTES] = minutes(range(180))
+    await house.run(10, 170)
+    assert [where[0] for where in await house.standing()] == [7, 7, 40, 40], "only where it was looked at again"
+    house.rest.past[MINUTES] = minutes(range(180), m7="3.5")
+    await house.run(0, 60, choice="rest")
+    assert [(where, source) for where, _, source in await house.standing()] == [
+        (7, "archive:klines"), (40, "archive:klines and rest:klines"),
+    ]  # fmt: skip
+
+
+async def test_candles_are_held_against_trades(house: House) -> None:
+    def fill(number: int, second: int, price: str) -> Trade:
+        return Trade(
+            symbol="BTCUSDT",
+            trade_id=number,
+            price=Number(price),
+            quantity=Number("1"),
+            traded_ms=BASE_MS + second * 1_000,
+            buyer_is_maker=False,
+        )
+
+    def bar(minute: int, prices: Sequence[str], volume: str) -> Candle:
+        opened, high, low, close = (Number(one) for one in prices)
+        quote = Number(str(sum(float(one) for one in (prices[0], prices[3]))))
+        return Candle(
+            symbol="BTCUSDT", interval="1m", open_ms=at(minute), open=opened, high=high, low=low, close=close, volume=Number(volume),
+            quote_volume=quote, trades=2, taker_buy_volume=Number(volume), taker_buy_quote_volume=quote, close_ms=at(minute) + 59_999, closed=True,
+        )  # fmt: skip
+
+    await house.hold([fill(number, 30 * number, str(10 + number)) for number in range(9)])
+    right = [
+        bar(minute, [str(10 + 2 * minute), str(11 + 2 * minute), str(10 + 2 * minute), str(11 + 2 * minute)], "2")
+        for minute in range(1, 4)
+    ]
+    wrong = bar(2, ["14", "15", "14", "15"], "3")
+    await house.hold([right[0], wrong, right[2]])
+    house.rest.past[MINUTES] = house.archive.past[MINUTES] = [right[0], wrong, right[2]]
+    done = await house.run(1, 4)
+    [judged] = [one for one in done.compared if one.to == TRADES.id]
+    assert (judged.agreed, judged.differing) == (2, 1)
+    assert {(one.field, one.source) for one in done.differences} == {
+        ("volume", TRADES.id),
+        ("taker_buy_volume", TRADES.id),
+    }
+    assert {where[2] for where in await house.standing()} == {TRADES.id}
+
+
+async def test_what_nobody_offers_is_told_and_what_cannot_be_compared_refused(house: House) -> None:
+    await house.hold(minutes(range(180)))
+    house.rest.reach = house.archive.reach = Span(at(0), at(60))
+    done = await house.run(0, 90)
+    assert done.unoffered == (Span(at(60), at(90)),)
+    for series, words in (
+        (Series("um", "depth", "BTCUSDT"), "nobody"),
+        (Series("um", "mark_price", "BTCUSDT"), "coarser"),
+    ):
+        with pytest.raises(BadQuery, match=words):
+            await house.run(series=series)
+    with pytest.raises(BadQuery, match="future"):
+        await house.reconciler.run(MINUTES, Span(NOW_MS + 1, NOW_MS + 2))
