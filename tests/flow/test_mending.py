@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from data_manager.adapters.bus.nats_server import NatsServer
+from data_manager.adapters.meta.sql import open_meta
 from data_manager.domain.time import DAY_MS, MINUTE_MS, iso
 from tests.conftest import eventually
 from tests.faults.test_backfill_kill import start
@@ -85,6 +86,15 @@ async def test_a_hole_heals_by_itself_and_a_true_one_is_told_with_its_proof(hous
         assert figures.of("holes_settled_total", state="absent_at_source") == 1
         await eventually(lambda: service.figures().of("backfill_jobs", status="completed") == 4, within_s=10)
         assert (await house.command("verify", MINUTES))["verified"] >= 1, "what was healed is certified"
+        meta = await open_meta(f"sqlite:///{service.data_dir}/metadata.sqlite")
+        try:
+
+            async def known() -> bool:
+                return [(one.symbol, one.source) for one in await meta.lives()] == [("BTCUSDT", "exchangeInfo")]
+
+            await eventually(known, within_s=25, what="what the exchange tells of the symbol's life")
+        finally:
+            await meta.close()
 
 
 async def test_by_command_beside_the_service_and_without_it(house: House) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
@@ -26,7 +25,6 @@ from data_manager.services.conditions import Conditions
 from data_manager.services.databases import Databases
 from data_manager.services.healing import Audits, Healing
 from data_manager.services.lease import Campaign
-from data_manager.services.periodic import when_due
 from data_manager.services.planning import by_cost
 from data_manager.services.reporting import Reporter
 from data_manager.services.shedding import nearly_shed
@@ -37,7 +35,7 @@ _JOBS_S: Final = 0.5
 _HEAL_S: Final = 1.0
 _COUNT_S: Final = 5.0
 _LIVES_S: Final = 3_600.0
-_LOOK_S: Final = 5.0
+_LOOK_S: Final = 10.0
 _log = structlog.get_logger(__name__)
 
 LifeOf = Callable[[Series], Awaitable[SymbolLife | None]]
@@ -74,8 +72,9 @@ class Mending:
         self._campaign = campaign
         self._databases = databases
         self._past = past
+        self._asked_s: dict[tuple[str, str], float] = {}  # when the life of a symbol was asked for
         self._jobs_on = settings.enable_backfiller and writes
-        self._heals_on = settings.enable_backfiller and settings.enable_auto_backfill
+        self._heals_on = self._jobs_on and settings.enable_auto_backfill
         self.backfiller = Backfiller(
             past.sources,
             lambda batch: self.breaker.call(lambda: store.append(batch)),
@@ -106,7 +105,7 @@ class Mending:
         if self._heals_on:
             yield Again("heal", _HEAL_S, lambda: self._lead(self.healing.turn))
         if self._past.life_of is not None:
-            yield Again("lives of symbols", _LOOK_S, when_due(_LIVES_S, lambda: self._lead(self._learn_lives), CLOCK))
+            yield Again("lives of symbols", _LOOK_S, lambda: self._lead(self._learn_lives))
 
     async def _lead(self, work: Callable[[Records], Awaitable[object]]) -> bool:
         """Do it if we lead. What somebody else changed, or cannot be read, is looked at again at the next turn."""
@@ -126,18 +125,23 @@ class Mending:
         return nearly_shed(self._databases.sizes, self._databases.bytes_max)
 
     async def _learn_lives(self, records: Records) -> None:
-        """When the symbols held were listed and delisted, as the venue tells."""
-        life_of = self._past.life_of
+        """When the symbols that are held were listed and delisted, as the venue tells: each now and then."""
+        life_of, now_s = self._past.life_of, CLOCK.monotonic_s()
         assert life_of is not None, "somebody tells"
-        told, untold = list[SymbolLife](), Counter[str]()
-        for series in {(one.market, one.symbol): one for one in await self._store.series()}.values():
+        held = {(one.market, one.symbol): one for one in await self._store.series()}
+        told, away = list[SymbolLife](), dict[str, str]()  # markets that do not answer, and why
+        for whose, series in held.items():
+            if now_s - self._asked_s.get(whose, float("-inf")) < _LIVES_S or series.market in away:
+                continue
             try:
                 life = await life_of(series)
             except DataManagerError as error:  # one market that is away says nothing of the others
-                untold[str(error)] += 1
+                away[series.market] = str(error)
                 continue
+            self._asked_s[whose] = now_s
             if life is not None:
                 told.append(life)
-        for reason, symbols in untold.items():
-            _log.warning("the life of symbols is not known", symbols=symbols, reason=reason)
-        await records.keep_lives(told)
+        for market, reason in away.items():
+            _log.warning("the life of symbols is not known", market=market, reason=reason)
+        if told:
+            await records.keep_lives(told)

@@ -111,9 +111,10 @@ class Healing:
         made = 0
         for name in sorted(of_series, key=lambda it: max(one.end_ms for one in of_series[it]), reverse=True):
             series = parse_series(name, DATASETS, "")
-            if not can_be_had_again(DATASETS[series.dataset]):
+            dataset = DATASETS[series.dataset]
+            if not dataset.refill:
                 await self._give_up(records, series, of_series[name])
-            elif made < free:
+            elif can_be_had_again(dataset) and made < free:
                 made += await self._make_job(records, series, of_series[name][:_TARGETS_MAX])
         return made
 
