@@ -74,6 +74,7 @@ async def run(
     _log.info("stopped", missing=parts.tally.missing(), in_flight=parts.tally.in_flight)
 
 
+    from data_manager.service.channels import alert_channels
 async def _open(settings: Settings, stack: AsyncExitStack, role: Role, *, own_server: bool) -> Parts:
     from data_manager.service.running import Parts
     from data_manager.service.working import Working
@@ -99,7 +100,10 @@ async def _open(settings: Settings, stack: AsyncExitStack, role: Role, *, own_se
     ingesting = None
     if ingests:
         ingesting = await _open_ingesting(settings, stack, store, meta, reporter, tally, metrics, databases, server)
-    return Parts(role, store, meta, reporter, tally, metrics, databases, ingesting, working)
+    knows_a_bus = ingests or server is not None or settings.nats_url is not None
+    urls = [server.url] if server else settings.nats_servers
+    channels = alert_channels(settings, nats_access(settings, urls) if knows_a_bus else None)
+    return Parts(role, store, meta, reporter, tally, metrics, databases, ingesting, working, channels=channels)
 
 
 def _open_past(settings: Settings, stack: AsyncExitStack, meta: MetadataStore) -> Past:

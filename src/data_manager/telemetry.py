@@ -205,5 +205,5 @@ def configure_logging(level: str, form: Literal["json", "console"]) -> None:
         )
     )
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    for talkative in ("alembic", "uvicorn"):
+    for talkative in ("alembic", "httpcore2", "httpx2", "uvicorn"):  # httpx tells whole addresses, also secret ones
         logging.getLogger(talkative).setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level]))

@@ -6,13 +6,15 @@
 Every route that is here works; what later releases bring is a 404 until then.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp
 
+from data_manager.api.alerts import alert_routes
 from data_manager.api.backfill import Backfill, backfill_routes
 from data_manager.api.boundary import Boundary
 from data_manager.api.cache import AnswerCache
@@ -24,12 +26,14 @@ from data_manager.api.health import AskReadiness, Readiness, health_routes
 from data_manager.api.inspect import inspect_routes
 from data_manager.api.metrics import HttpMetrics, metrics_app
 from data_manager.api.routing import Endpoint
+from data_manager.api.series_health import Standing, series_health_routes
 from data_manager.api.truth import Truth, truth_routes
 from data_manager.api.truth_views import view_routes
 from data_manager.ports import Clock, Records, SeriesStore
 from data_manager.services.auditing.desk import Desk
 from data_manager.services.backfilling.office import Office
 from data_manager.services.conditions import Conditions
+from data_manager.services.health import HealthBook
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +56,8 @@ class Components:
     ingest: AskFacts
     databases: AskFacts
     connections: AskFacts
+    book: HealthBook | None = None  # None: one is made
+    channels: Mapping[str, str] = field(default_factory=dict)  # where each channel of the alerts leads, by name
     reads: bool = True
     role: str = "all"
     backfills: bool = True
@@ -113,6 +119,16 @@ def create_app(components: Components, limits: Limits | None = None) -> FastAPI:
                 components.role,
             )
         ),
+        *series_health_routes(
+            Standing(
+                components.book or HealthBook(components.store, components.conditions, components.clock),
+                components.meta,
+                components.clock,
+                components.market,
+                components.store.kind,
+            )
+        ),
+        *alert_routes(components.meta, components.channels, components.market),
         *view_routes(components.meta, components.conditions, components.clock, components.market),
     ]
     return app

@@ -5,7 +5,9 @@
     query  dead-letters         what is held
     findings                    what was found to be wrong
     audit                       what of it is missing or wrong
+    health  alerts              how well each series stands, and what somebody has to be told
     backfill  backfill-jobs     what is missing of the past, fetched
+    reconcile                   what is held against what the exchange says
     export  import              rows from one store to another
     simulate                    the exchange that tests and demonstrations run on
     config  doctor  migrate     the installation
@@ -20,14 +22,17 @@ from collections.abc import Sequence
 
 import typer
 
+from data_manager.cli.alerts import alerts
 from data_manager.cli.audit import audits
 from data_manager.cli.backfill import backfills
 from data_manager.cli.certify import certificates
 from data_manager.cli.feed import feeds
 from data_manager.cli.findings import found
+from data_manager.cli.health import healths
 from data_manager.cli.installation import installation
 from data_manager.cli.moving import moving
 from data_manager.cli.output import say_error
+from data_manager.cli.reconcile import reconciles
 from data_manager.cli.rows import rows
 from data_manager.cli.service import service
 from data_manager.cli.simulate import simulate
@@ -40,7 +45,21 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for part in (service, feeds, rows, audits, backfills, certificates, found, moving, installation, simulate):
+for part in (
+    service,
+    feeds,
+    rows,
+    audits,
+    healths,
+    alerts,
+    backfills,
+    reconciles,
+    certificates,
+    found,
+    moving,
+    installation,
+    simulate,
+):
     app.add_typer(part)
 
 

@@ -120,6 +120,13 @@ class Message(Struct, frozen=True, kw_only=True):
     deliveries: Mapping[str, Delivery]
 
     @property
+    def line(self) -> str:
+        """The message in one line of words."""
+        heads = {"resolved": "resolved", "test": "test", "worse": f"{self.severity}, worse", "more": "more"}
+        about = self.series or self.stream or ("" if self.alert is None else "everything")
+        return f"[{heads.get(self.event, self.severity)}] {self.kind} {about}".rstrip() + f": {self.text}"
+
+    @property
     def due_ms(self) -> int | None:
         """When something is to be done about it."""
         return min((one.due_ms for one in self.deliveries.values() if one.due_ms is not None), default=None)
@@ -265,6 +272,25 @@ def _rollup(kind: str, alerts: Sequence[Alert], channels: Sequence[str], now_ms:
         count=len(alerts),
         text="; ".join(parts),
         evidence={"firing": len(firing), "resolved": len(over)},
+        deliveries={name: Delivery(due_ms=now_ms) for name in channels},
+    )
+
+
+def test_message(channels: Iterable[str], now_ms: int) -> Message:
+    """A message that says nothing but that messages arrive."""
+    return Message(
+        id=_digest("test", str(now_ms)),
+        at_ms=now_ms,
+        event="test",
+        kind="test",
+        severity="info",
+        alert=None,
+        series=None,
+        stream=None,
+        since_ms=None,
+        count=1,
+        text="alerts of the data manager arrive here",
+        evidence={},
         deliveries={name: Delivery(due_ms=now_ms) for name in channels},
     )
 

@@ -98,16 +98,16 @@ def freshness(
 
 
 def window(
-    interval: str | None, first_ms: int, judged_until_ms: int | None, now_ms: int, window_ms: int = WINDOW_MS
+    interval: str | None, first_ms: int, ends_ms: int | None, now_ms: int, window_ms: int = WINDOW_MS
 ) -> Span | None:
     """What a completeness speaks for, of a series whose first row has the time first_ms.
 
-    It ends now. Only where the audits speak for nothing in such a window (a recording of last year), it ends where they
-    end: judged_until_ms, None when nobody audits. It never begins before the first row. None when nothing is left.
+    It ends now. Only where nothing can be said of such a window, because the audits end before it (a recording of last
+    year) or the symbol was delisted by then, it ends there: ends_ms, None when neither is so. It never begins before
+    the first row. None when nothing is left.
     """
     length = max(window_ms, _WINDOW_INTERVALS * (INTERVALS_MS[interval] or 31 * DAY_MS) if interval else 0)
-    judged = judged_until_ms is not None and judged_until_ms <= now_ms - length
-    end = judged_until_ms if judged and judged_until_ms is not None else now_ms
+    end = now_ms if ends_ms is None or ends_ms > now_ms - length else ends_ms
     start = max(first_ms, end - length)
     return Span(start, end) if start < end else None
 
@@ -221,11 +221,12 @@ def overall(series: Iterable[Health]) -> Overall:
 class Repair(Struct, frozen=True):
     """How long holes went unseen and unmended, on average; None: there were none.
 
-    mttd_ms: from the first missing row's time until an audit saw the hole, over holes in data that came as it happened.
-    mttr_ms: from then until it was healed.
+    mttd_ms: from the first missing row's time until an audit saw the hole, over the seen ones: those in data that came
+    as it happened. mttr_ms: from then until it was healed, over the healed ones.
     """
 
     holes: int
+    seen: int
     healed: int
     mttd_ms: int | None
     mttr_ms: int | None
@@ -246,12 +247,26 @@ def repair(entries: Sequence[LedgerEntry]) -> Repair:
         for pieces in roots.values()
         if not any(one.live for one in pieces)
     ]
-    return Repair(len(roots), len(mended), _mean(seen), _mean(mended))
+    return Repair(len(roots), len(seen), len(mended), _mean(seen), _mean(mended))
+
+
+def repairs(series: Iterable[Repair]) -> Repair:
+    """Of many series together."""
+    every = list(series)
+    seen, healed = sum(one.seen for one in every), sum(one.healed for one in every)
+    return Repair(
+        sum(one.holes for one in every),
+        seen,
+        healed,
+        round(sum(one.seen * (one.mttd_ms or 0) for one in every) / seen) if seen else None,
+        round(sum(one.healed * (one.mttr_ms or 0) for one in every) / healed) if healed else None,
+    )
 
 
 class ErrorBudget(Struct, frozen=True):
     """What a promise of completeness allows to be missing: fractions of the expected time. left is negative: broken."""
 
+    promised: float
     allowed: float
     spent: float
     left: float
@@ -262,7 +277,7 @@ def error_budget(promised: float, completeness: float | None) -> ErrorBudget | N
     if completeness is None:
         return None
     allowed, spent = 1 - promised, 1 - completeness
-    return ErrorBudget(allowed, spent, allowed - spent)
+    return ErrorBudget(promised, allowed, spent, allowed - spent)
 
 
 def _mean(values: Sequence[int]) -> int | None:

@@ -15,7 +15,7 @@ import asyncio
 import gc
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -32,6 +32,7 @@ from data_manager.api.health import Readiness
 from data_manager.domain.errors import NotFound
 from data_manager.domain.time import SECOND_MS
 from data_manager.ports import MetadataStore, SeriesStore
+from data_manager.ports_alerts import Channel
 from data_manager.service import figures
 from data_manager.service.again import Again
 from data_manager.service.feeding import Feeder
@@ -41,6 +42,7 @@ from data_manager.services.conditions import LATE_MS, Conditions
 from data_manager.services.databases import Databases, reason_against
 from data_manager.services.periodic import LoopLag, every
 from data_manager.services.reporting import Reporter
+from data_manager.services.health import HealthBook
 from data_manager.settings import Settings
 
 CLOCK = SystemClock()
@@ -49,6 +51,7 @@ _FINDINGS_S = 1.0
 _SIZES_S = 10.0
 _CONDITIONS_S = 1.0
 _LATE_TURNS = 3  # audits may be so many turns behind before what came since is unverified
+_RELEASE_S = 2.0
 _LAST_WORDS_S = 1.0  # for findings, after the last row is stored
 _log = structlog.get_logger(__name__)
 
@@ -68,6 +71,7 @@ class Parts(NamedTuple):
     feeding: Feeder | None = None
 
 
+    channels: Sequence[Channel] = ()  # by which alerts leave
 class Service:
     """Everything that runs, opened and introduced. run() it once."""
 
@@ -85,6 +89,14 @@ class Service:
         parts.metrics.more = list(self._figures())
 
     def _figures(self) -> Iterator[Callable[[], Iterable[Metric]]]:
+        self._book = HealthBook(
+            parts.store, self._conditions, CLOCK, promised=settings.completeness_target_percent / 100
+        )
+        self._overseeing: Overseeing | None = None
+        if parts.working is not None:
+            self._overseeing = Overseeing(
+                settings, parts.meta, self._book, self._conditions, parts.channels, parts.working.lead
+            )
         parts = self.parts
         yield partial(figures.of_loop, self._loop_lag)
         yield partial(figures.of_databases, parts.databases)
@@ -100,6 +112,8 @@ class Service:
         if parts.feeding is not None:
             yield parts.feeding.figures
 
+        if self._overseeing is not None:
+            yield self._overseeing.figures
     async def run(self, stopping: asyncio.Event) -> None:
         """Do what the role does until stopping is set, then drain."""
         tune_interpreter()
@@ -159,6 +173,8 @@ class Service:
             yield from self.parts.feeding.again()
 
     # ---- what it says of itself ----------------------------------------------------------------------------------
+        if self._overseeing is not None:
+            yield from self._overseeing.again()
 
     def _servers(self) -> list[tuple[str, uvicorn.Server, socket.socket]]:
         registry = telemetry.registry(self.parts.metrics)
@@ -177,6 +193,8 @@ class Service:
                 role=self.parts.role,
                 backfills=self.settings.enable_backfiller,
                 ingest=self._ingest_facts,
+                book=self._book,
+                channels={one.name: one.shown for one in self.parts.channels},
                 databases=self._database_facts,
                 connections=self._connection_facts,
                 reads=self.settings.enable_api and self.parts.role in ("all", "api"),
@@ -204,7 +222,19 @@ class Service:
         beside = self._beside_readiness(components)
         if beside and not why:
             status = "degraded"
-        return Readiness(ready=not why, status=status, components=components, reasons=[*why, *beside])
+        untold = self._untold(components)
+        return Readiness(
+            ready=not why, status=status, components=components, reasons=[*why, *beside, *(() if why else untold)]
+        )
+
+    def _untold(self, components: dict[str, str]) -> list[str]:
+        """Fill in the alerts: that they do not arrive takes nothing from what we are asked for."""
+        if self._overseeing is None:
+            components["alerts"] = "not_configured"
+            return []
+        reason = self._overseeing.reason()
+        components["alerts"] = "healthy" if reason is None else "degraded"
+        return [] if reason is None else [f"alerts: {reason}"]
 
     def _beside_readiness(self, components: dict[str, str]) -> list[str]:
         """Fill in the parts without which requests are answered all the same; what is wrong with them, in words."""

@@ -112,8 +112,13 @@ def shown(setting: Setting, value: object) -> str:
 
 
 def _redacted(text: str) -> str:
-    """A URL without what stands before its @ and without its query, where drivers take passwords; *** otherwise."""
+    """A URL without what stands before its @ and without its query, where drivers take passwords; *** otherwise.
+
+    Of any address but that of a database or a bus only the host is left: its path may be all that keeps others out.
+    """
     if "://" not in text:
         return "***"
+    if not re.match(r"(sqlite|mysql|mariadb|mongodb|nats|tls|wss?)\b", text):
+        return re.sub(r"://(?:[^/?#]*@)?([^/?#]*).*", r"://\1/***", text, flags=re.DOTALL)
     parts = re.split(r",(?=\s*[a-z+]+://)", text)
     return ",".join(re.sub(r"\?.*$", "?***", re.sub(r"://.*@", "://***@", part)) for part in parts)

@@ -193,7 +193,11 @@ class Settings:
     )
     flush_bytes_max: int = a_size(8_388_608, "Payload bytes that make a flush due.", 1_024, 1_073_741_824)
     flush_age_ms: int = a_setting(
-        2, "Age of the oldest waiting row that makes a flush due.", unit="ms", at_least=0, at_most=60_000
+        2,
+        "Shortest time between two flushes that are not full; a row waits no longer for company.",
+        unit="ms",
+        at_least=0,
+        at_most=60_000,
     )
     book_label_tolerance_percent: float = a_setting(
         10.0,
@@ -242,6 +246,36 @@ class Settings:
         at_least=0,
         at_most=86_400,
     )
+
+    health_check_interval: int = a_setting(
+        60, "Pause between two looks at the health of every series.", unit="s", at_least=1, at_most=86_400
+    )
+    health_retention_days: int = a_setting(
+        90, "How long the history of health, the audit log and alerts that are over are kept.",
+        unit="days", at_least=1, at_most=3_650,
+    )  # fmt: skip
+    completeness_target_percent: float = a_setting(
+        99.9, "Completeness that is promised of each series: error budgets are counted from it.",
+        unit="%", at_least=0, at_most=100,
+    )  # fmt: skip
+    alert_webhook_url: str | None = a_setting(
+        None,
+        "Where alerts are posted as JSON with a `text`, as Slack and its like read it.",
+        secret=True,
+        unset="no webhook",
+        pattern=r"https?://[^\s/?#@]+(:\d+)?([/?#]\S*)?",
+        valid="must be like https://hooks.example.com/services/secret, without user and password",
+    )
+    alert_nats_subject: str = a_setting(
+        "alerts.data-manager",
+        "Alerts are published on NATS under this, as <subject>.<severity>.<kind>; off: they are not.",
+        pattern=r"(?!\$)[^\s.*>]+(\.[^\s.*>]+)*",
+        valid="must be a NATS subject without * and >, or off",
+    )
+    alerts_per_minute: int = a_setting(
+        10, "Messages a minute of one kind of alert; what is more is told together.", unit="messages",
+        at_least=1, at_most=1_000,
+    )  # fmt: skip
 
     enable_backfiller: bool = a_setting(True, "Whether backfill jobs are taken and run.")
     max_concurrent_tasks: int = a_setting(
