@@ -37,6 +37,7 @@ from data_manager.service import figures
 from data_manager.service.again import Again
 from data_manager.service.feeding import Feeder
 from data_manager.service.ingesting import Ingesting
+from data_manager.service.overseeing import Overseeing
 from data_manager.service.working import Working
 from data_manager.services.conditions import LATE_MS, Conditions
 from data_manager.services.databases import Databases, reason_against
@@ -51,7 +52,6 @@ _FINDINGS_S = 1.0
 _SIZES_S = 10.0
 _CONDITIONS_S = 1.0
 _LATE_TURNS = 3  # audits may be so many turns behind before what came since is unverified
-_RELEASE_S = 2.0
 _LAST_WORDS_S = 1.0  # for findings, after the last row is stored
 _log = structlog.get_logger(__name__)
 
