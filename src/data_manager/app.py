@@ -74,8 +74,8 @@ async def run(
     _log.info("stopped", missing=parts.tally.missing(), in_flight=parts.tally.in_flight)
 
 
-    from data_manager.service.channels import alert_channels
 async def _open(settings: Settings, stack: AsyncExitStack, role: Role, *, own_server: bool) -> Parts:
+    from data_manager.service.channels import alert_channels
     from data_manager.service.running import Parts
     from data_manager.service.working import Working
     from data_manager.services.databases import Databases

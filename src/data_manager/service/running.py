@@ -41,9 +41,9 @@ from data_manager.service.overseeing import Overseeing
 from data_manager.service.working import Working
 from data_manager.services.conditions import LATE_MS, Conditions
 from data_manager.services.databases import Databases, reason_against
+from data_manager.services.health import HealthBook
 from data_manager.services.periodic import LoopLag, every
 from data_manager.services.reporting import Reporter
-from data_manager.services.health import HealthBook
 from data_manager.settings import Settings
 
 CLOCK = SystemClock()
@@ -69,9 +69,9 @@ class Parts(NamedTuple):
     ingesting: Ingesting | None
     working: Working | None
     feeding: Feeder | None = None
-
-
     channels: Sequence[Channel] = ()  # by which alerts leave
+
+
 class Service:
     """Everything that runs, opened and introduced. run() it once."""
 
@@ -86,9 +86,6 @@ class Service:
             grace_ms=settings.gap_tolerance_seconds * SECOND_MS,
             late_ms=max(LATE_MS, _LATE_TURNS * settings.audit_interval * SECOND_MS),
         )
-        parts.metrics.more = list(self._figures())
-
-    def _figures(self) -> Iterator[Callable[[], Iterable[Metric]]]:
         self._book = HealthBook(
             parts.store, self._conditions, CLOCK, promised=settings.completeness_target_percent / 100
         )
@@ -97,6 +94,9 @@ class Service:
             self._overseeing = Overseeing(
                 settings, parts.meta, self._book, self._conditions, parts.channels, parts.working.lead
             )
+        parts.metrics.more = list(self._figures())
+
+    def _figures(self) -> Iterator[Callable[[], Iterable[Metric]]]:
         parts = self.parts
         yield partial(figures.of_loop, self._loop_lag)
         yield partial(figures.of_databases, parts.databases)
@@ -109,11 +109,11 @@ class Service:
             yield partial(figures.of_auditor, parts.working.auditing.auditor)
             yield partial(figures.of_mending, parts.working.mending)
 
+        if self._overseeing is not None:
+            yield self._overseeing.figures
         if parts.feeding is not None:
             yield parts.feeding.figures
 
-        if self._overseeing is not None:
-            yield self._overseeing.figures
     async def run(self, stopping: asyncio.Event) -> None:
         """Do what the role does until stopping is set, then drain."""
         tune_interpreter()
@@ -169,12 +169,12 @@ class Service:
             yield from self.parts.ingesting.again()
         if self.parts.working is not None:
             yield from self.parts.working.again()
+        if self._overseeing is not None:
+            yield from self._overseeing.again()
         if self.parts.feeding is not None:
             yield from self.parts.feeding.again()
 
     # ---- what it says of itself ----------------------------------------------------------------------------------
-        if self._overseeing is not None:
-            yield from self._overseeing.again()
 
     def _servers(self) -> list[tuple[str, uvicorn.Server, socket.socket]]:
         registry = telemetry.registry(self.parts.metrics)
@@ -189,12 +189,12 @@ class Service:
                 readiness=self.readiness,
                 registry=registry,
                 conditions=self._conditions,
+                book=self._book,
+                channels={one.name: one.shown for one in self.parts.channels},
                 desk=None if self.parts.working is None else self.parts.working.auditing.desk,
                 role=self.parts.role,
                 backfills=self.settings.enable_backfiller,
                 ingest=self._ingest_facts,
-                book=self._book,
-                channels={one.name: one.shown for one in self.parts.channels},
                 databases=self._database_facts,
                 connections=self._connection_facts,
                 reads=self.settings.enable_api and self.parts.role in ("all", "api"),

@@ -86,11 +86,11 @@ class Working:
         """End what somebody asked for and is under way."""
         await self.auditing.close()
 
-    def _leading(self, work: Callable[[Lease], Awaitable[object]]) -> Callable[[], Awaitable[object]]:
     async def lead(self, work: Callable[[Lease], Awaitable[object]]) -> bool:
         """Do work if we lead; whether it was done to its end. See Campaign.lead."""
         return await self._campaign.lead(work)
 
+    def _leading(self, work: Callable[[Lease], Awaitable[object]]) -> Callable[[], Awaitable[object]]:
         return lambda: self._campaign.lead(work)
 
     async def _keep_statistics(self, lease: Lease) -> None:
