@@ -158,6 +158,10 @@ class Service:
         files = [file for file in (self._out, self._log) if file.exists()]
         return "\n".join(f"--- {file.name}\n{file.read_text(errors='replace')[-4_000:]}" for file in files)
 
+    def logged(self, text: str) -> int:
+        """How often the log of all its lives holds that text."""
+        return self._log.read_text(errors="replace").count(text)
+
     def get(self, path: str, **query: object) -> httpx2.Response:
         """An answer of the API, whatever its status."""
         return self._http.get(f"{self.url}{path}", params={name: str(value) for name, value in query.items()})
