@@ -28,7 +28,7 @@ class Ticks:
         """Until stopped. sent holds only what the server has."""
         async with connected(url) as client:
             while not self._stopped:
-                lines = [self._trade(symbol, len(self.sent)) for symbol in self._symbols]
+                lines = [self._trade(symbol, len(self.sent) // len(self._symbols)) for symbol in self._symbols]
                 await publish(client, service.subject, [line.enveloped for line in lines])
                 self.sent += lines
                 await asyncio.sleep(_PAUSE_S)
