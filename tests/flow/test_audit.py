@@ -595,6 +595,25 @@ async def test_a_clock_that_is_set_back_takes_nothing_back(store: SeriesStore, m
     assert (await house.covered(MINUTES))[-1][1] == at(50)
 
 
+async def test_a_clock_that_is_set_ahead_makes_suspicions_and_no_findings(
+    store: SeriesStore, meta: SqlMetaStore
+) -> None:
+    house = House(store, meta, at(50) + 20_000)
+    await house.hold(minutes(range(50)))
+    assert await house.holes() == []
+    house.clock.now += 3_600_000
+    assert await house.holes() == [(at(50), at(110))], "so it looks"
+    assert [one.state for one in (await house.truth(MINUTES)).holes] == [HoleState.SUSPECTED]
+    for minute in (50, 51, 52):
+        await house.hold(minutes([minute]))
+        house.clock.now = at(minute + 1) + 20_000
+        await house.holes()
+    assert [(one.start_ms, one.live) for one in (await house.truth(MINUTES)).holes if one.start_ms >= at(51)] == []
+    assert house.told == []
+    found = await Conditions(meta, house.clock).condition_of(MINUTES, Span(at(0), at(53)))
+    assert (found.completeness, {one.condition.value for one in found.ranges}) == (1.0, {"good", "healed"})
+
+
 async def test_a_series_nobody_ever_held_is_not_found(store: SeriesStore, meta: SqlMetaStore) -> None:
     house = House(store, meta, at(50))
     assert (await house.auditor.run()).audited == 0

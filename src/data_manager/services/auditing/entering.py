@@ -80,8 +80,16 @@ class Entering:
 
     def live_by(self, life: Life) -> None:
         """Holes of instants in which no rows could exist were none."""
-        for entry in self.ledger if life != EVER else ():
-            if entry.live and entry.kind not in _BY_KEY and not life.expected(entry.span):
+        if life != EVER:
+            self._forget(lambda entry: not life.expected(entry.span))
+
+    def not_yet(self, until_ms: int) -> None:
+        """Nor is there reason to suspect any beyond what can be judged now: our clock was ahead."""
+        self._forget(lambda entry: entry.state is HoleState.SUSPECTED and entry.start_ms >= until_ms)
+
+    def _forget(self, none: Callable[[LedgerEntry], bool]) -> None:
+        for entry in self.ledger:
+            if entry.live and entry.kind not in _BY_KEY and none(entry):
                 del self._ledger[entry.id]
                 self._written.pop(entry.id, None)
 
