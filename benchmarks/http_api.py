@@ -178,6 +178,10 @@ class OneTruth:
             after=None, before=None, state=HoleState.OPEN, found_ms=0, seen_ms=0,
         )  # fmt: skip
 
+    async def truth_state(self) -> int:
+        """See TruthStore.truth_state."""
+        return 1
+
     async def truth_versions(self) -> dict[str, int]:
         """See TruthStore.truth_versions."""
         return {_SERIES.id: 1}

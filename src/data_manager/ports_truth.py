@@ -20,6 +20,10 @@ class TruthStore(Protocol):
         """By id of every series ever audited, the version of what is known of it."""
         ...
 
+    async def truth_state(self) -> int:
+        """A number that rises with every change: where it is the same, so are all versions. Cheap to ask for."""
+        ...
+
     async def truths(self, series: Sequence[str] | None = None) -> list[SeriesTruth]:
         """What is known of these series (None: of all), in order of id; series nobody audited are left out."""
         ...

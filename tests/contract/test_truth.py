@@ -93,6 +93,17 @@ async def test_what_was_entered_comes_back_letter_for_letter(store: TruthStore) 
     assert await store.truth_versions() == dict.fromkeys((MINUTE, MONTH, TRADES), 1)
 
 
+async def test_the_state_rises_with_every_change(store: TruthStore) -> None:
+    assert await store.truth_state() == 0
+    await store.keep_truths([change(), change(TRADES)])
+    first = await store.truth_state()
+    await store.keep_truths([change(version=1)])
+    second = await store.truth_state()
+    with pytest.raises(Conflict):
+        await store.keep_truths([change(version=1)])
+    assert 0 < first < second == await store.truth_state()
+
+
 async def test_a_change_replaces_writes_and_forgets_entries_in_one_go(store: TruthStore) -> None:
     one, two, other = entry(1, 2), entry(4, 6), entry(1, 2, MONTH)
     await store.keep_truths([change(entries=(one, two)), change(MONTH, entries=(other,))])

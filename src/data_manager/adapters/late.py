@@ -204,6 +204,10 @@ class LateMetadataStore(Late[MetadataStore]):
         """See TruthStore.truth_versions."""
         return await self.it.truth_versions()
 
+    async def truth_state(self) -> int:
+        """See TruthStore.truth_state."""
+        return await self.it.truth_state()
+
     async def truths(self, series: Sequence[str] | None = None) -> list[SeriesTruth]:
         """See TruthStore.truths."""
         return await self.it.truths(series)

@@ -7,7 +7,7 @@ asked for was judged long ago: that part of the partition is laid out once per v
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 import structlog
@@ -39,6 +39,7 @@ _REFRESH_MS: Final = 1_000  # what changes with every millisecond is said again 
 _TRUSTED_S: Final = 30.0  # so long after the metadata store told us everything we believe to know it
 _LIVES_S: Final = 60.0  # lives of symbols are asked for so often
 _CHANGE: Final = 2**40  # more than a series has versions
+_AT_ONCE: Final = 250  # series learnt in one go
 _CANNOT_TELL: Final = -1
 _log = structlog.get_logger(__name__)
 
@@ -77,6 +78,7 @@ class Conditions:
         self._known: dict[str, _Known] = {}
         self._lives: dict[tuple[str, str], Life] = {}  # by market and symbol
         self._life_changes = 0
+        self._state = 0  # of all truths, as it was when we learnt them
         self._lives_learnt_s = float("-inf")
         self._learnt_s = float("-inf")  # when we were told everything last
         self._reason: str | None = None
@@ -152,12 +154,18 @@ class Conditions:
         if at_once or asked_s - self._lives_learnt_s >= _LIVES_S:
             self._learn_lives(await self._truth.lives())
             self._lives_learnt_s = asked_s
-        versions = await self._truth.truth_versions()
-        stale = [name for name, version in versions.items() if self._version(name) != version]
-        if stale:
-            found = await self._truth.truths(stale if len(stale) < len(versions) else None)
-            self._known.update((one.series, _Known(one, self._lives.get(_whose(one.series), EVER))) for one in found)
+        state = await self._truth.truth_state()
+        if state != self._state:
+            versions = await self._truth.truth_versions()
+            await self._learn([name for name, version in versions.items() if self._version(name) != version])
+            self._state = state
         self._learnt_s = max(asked_s, self._learnt_s)
+
+    async def _learn(self, names: Sequence[str]) -> None:
+        """What is new of these series, a few at a time: others have their turn in between."""
+        for at in range(0, len(names), _AT_ONCE):
+            for one in await self._truth.truths(names[at : at + _AT_ONCE]):
+                self._known[one.series] = _Known(one, self._lives.get(_whose(one.series), EVER))
 
     def _learn_lives(self, told: Iterable[SymbolLife]) -> None:
         lives = {(one.market, one.symbol): one.life for one in told}

@@ -56,6 +56,11 @@ class TruthInSql:
             rows = (await connection.execute(select(coverage.c.series, coverage.c.version))).all()
         return {row.series: row.version for row in rows}
 
+    async def truth_state(self) -> int:
+        """See TruthStore.truth_state. Versions only rise, and no series is ever removed."""
+        async with self._database.reading() as connection:
+            return int(await connection.scalar(select(func.sum(coverage.c.version))) or 0)
+
     async def truths(self, series: Sequence[str] | None = None) -> list[SeriesTruth]:
         """See TruthStore.truths."""
         found: list[SeriesTruth] = []
