@@ -129,6 +129,10 @@ class Indexed(Keeper):
     def listcollections(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
         return {"ok": 1.0, "cursor": {"id": 0, "ns": "x.y", "firstBatch": [{"name": "trades_BTCUSDT"}]}}
 
+    def dropindexes(self, command: Mapping[str, Any]) -> Mapping[str, Any]:
+        self.indexes = [one for one in self.indexes if one["name"] != command["index"]]
+        return {"ok": 1.0}
+
     def collmod(self, command: Mapping[str, Any]) -> Mapping[str, Any]:
         self.changed.append(command["index"])
         return {"ok": 1.0}
@@ -137,11 +141,23 @@ class Indexed(Keeper):
 async def test_migrate_brings_retention_up_to_date_in_place() -> None:
     server = Indexed()
     async with scripted(server) as url:
-        client, database, abilities = await connect(MongoAccess(url=url, database="petrosa"))
+        client, database, abilities = await connect(MongoAccess(url=url, database="petrosa", expire_by_index=True))
         done = await migrate(database, abilities)
         await client.close()
     assert server.changed == [{"name": "dm_time", "expireAfterSeconds": 7 * 86_400}]
     assert done == ["trades_BTCUSDT: rows now expire after 604800 s instead of 3600 s"]
+
+
+async def test_migrate_ends_an_expiry_that_nobody_wishes() -> None:
+    server = Indexed()
+    async with scripted(server) as url:
+        client, database, abilities = await connect(MongoAccess(url=url, database="petrosa"))
+        done = await migrate(database, abilities)
+        again = await migrate(database, abilities)
+        await client.close()
+    assert done == ["trades_BTCUSDT: rows no longer expire after 3600 s", "trades_BTCUSDT: created dm_time"]
+    assert again == []
+    assert [one.get("expireAfterSeconds") for one in server.indexes if one["name"] == "dm_time"] == [None]
 
 
 async def test_rows_that_outlived_their_retention_are_counted(mongo_access: MongoAccess) -> None:

@@ -156,7 +156,7 @@ class ForgetsAges(Keeper):
     ],
 )  # fmt: skip
 async def test_abilities_follow_what_comes_back(keeper: type[Keeper], exact: bool, expires: bool) -> None:
-    async with scripted(keeper()) as url, opened(MongoAccess(url=url, database="petrosa")) as store:
+    async with scripted(keeper()) as url, opened(MongoAccess(url=url, database="petrosa", expire_by_index=True)) as store:
         assert (store.abilities.exact_decimals, store.abilities.expires_by_index) == (exact, expires)
         assert store.abilities.server == "MongoDB 8.0.1"
 
@@ -198,3 +198,9 @@ def test_a_report_says_what_a_server_lacks() -> None:
     assert [line.partition(":")[0] for line in able.report()] == ["server", "numbers", "retention"]
     assert "Decimal128" in able.report()[1]
     assert "TTL" in able.report()[2]
+
+
+async def test_rows_expire_by_index_only_where_that_is_wished() -> None:
+    async with scripted(Keeper()) as url, opened(MongoAccess(url=url, database="petrosa")) as store:
+        assert not store.abilities.expires_by_index
+        assert store.abilities.report()[2] == "retention: by our retention engine"

@@ -92,6 +92,10 @@ async def test_every_version_that_was_replaced_is_kept_in_the_order_it_was_held(
     assert [close for _, close, _ in said(await store.revisions(CANDLES))] == [f"{2 + n / 100:.2f}" for n in range(8)]
     assert [close for _, close, _ in said(await store.scan(CANDLES))] == ["2.08"]
     assert len(await store.revisions(Series("um", "candle", "ETHUSDT", "1m"))) == 0
+    await store.drop(CANDLES, Span(BASE_MS + 60_001, BASE_MS + 10**9))
+    assert len(await store.revisions(CANDLES)) == 8
+    await store.drop(CANDLES, Span(BASE_MS + 60_000, BASE_MS + 60_001))
+    assert len(await store.revisions(CANDLES)) == 0, "they go with what replaced them"
 
 
 async def test_a_crash_before_the_replacement_leaves_no_false_revision(

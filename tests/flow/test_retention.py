@@ -14,7 +14,7 @@ from data_manager.adapters.store.embedded import EmbeddedStore
 from data_manager.domain.batch import STREAM, pack
 from data_manager.domain.condition import Condition
 from data_manager.domain.dataset import Series
-from data_manager.domain.datasets import BY_EVENT
+from data_manager.domain.datasets import BY_EVENT, DATASETS
 from data_manager.domain.errors import NotFound, Unavailable
 from data_manager.domain.events import Candle, Event, Number
 from data_manager.domain.finding import Finding
@@ -419,6 +419,21 @@ async def test_damaged_rows_stay_unless_forced(tmp_path: Path, meta: SqlMetaStor
     assert [(one.series, one.rows, one.dropped, one.certificate) for one in forced.pieces] == [
         (HOURS.id, None, 24, None)
     ]
+    await store.close()
+
+
+async def test_what_was_replaced_goes_with_what_replaced_it(tmp_path: Path, meta: SqlMetaStore) -> None:
+    store = EmbeddedStore(tmp_path, 0)
+    house = House(store, meta)
+    for close, origin in (("2.0", STREAM), ("3.0", "rest:klines")):
+        rows = pack(
+            DATASETS["candle"], "um", [replace(one, close=Number(close)) for one in hours(0, 9)], [day(0)] * 48, origin
+        )
+        await store.append(rows.batch)
+    asked = "SELECT count(*) FROM revision"
+    assert store._writing.execute(asked).fetchone() == (48,)
+    await house.retention.run()
+    assert store._writing.execute(asked).fetchone() == (24,)
     await store.close()
 
 

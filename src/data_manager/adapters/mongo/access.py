@@ -27,7 +27,7 @@ from pymongo.write_concern import WriteConcern
 
 from data_manager.adapters.mongo.errors import NOT_IMPLEMENTED, Refused, translated
 from data_manager.adapters.mongo.layout import CANARY, FORMAT, LAYOUT, Document
-from data_manager.domain.errors import BadSetting, Corrupt
+from data_manager.domain.errors import BadSetting, Corrupt, Outdated
 
 Client = AsyncMongoClient[Document]
 Database = AsyncDatabase[Document]
@@ -38,7 +38,10 @@ _CANARY_INDEX = "dm_canary"
 
 
 class MongoAccess(Struct, frozen=True, kw_only=True):
-    """Where the server is and who we are. url, when given, says both; otherwise host, port, user, password do."""
+    """Where the server is and who we are. url, when given, says both; otherwise host, port, user, password do.
+
+    expire_by_index: let the server delete rows that are older than their retention; else our retention engine does.
+    """
 
     database: str
     url: str = ""
@@ -49,6 +52,7 @@ class MongoAccess(Struct, frozen=True, kw_only=True):
     patience_s: float = 5.0  # how long one attempt may look for a server that takes writes
     operation_s: float = 60.0  # how long one answer of the server may take
     connections_max: int = 32
+    expire_by_index: bool = False
 
     def __repr__(self) -> str:
         return f"MongoAccess({self.where})"
@@ -67,7 +71,7 @@ class Abilities(Struct, frozen=True, kw_only=True):
 
     server: str
     exact_decimals: bool  # Decimal128 comes back as it went; else numbers are the venue's text
-    expires_by_index: bool  # TTL indexes; else our retention engine deletes
+    expires_by_index: bool  # TTL indexes are wanted, and the server has them; else our retention engine deletes
     replicated: bool  # a replica set or a sharded cluster: what is read before an ack must be majority committed
 
     def report(self) -> list[str]:
@@ -75,8 +79,7 @@ class Abilities(Struct, frozen=True, kw_only=True):
         return [
             f"server: {self.server}, {'replicated' if self.replicated else 'a single node'}",
             f"numbers: {'Decimal128' if self.exact_decimals else 'text, because this server does not keep Decimal128'}",
-            "retention: "
-            + ("by TTL index" if self.expires_by_index else "by our retention engine: this server has no TTL index"),
+            f"retention: {'by TTL index, uncertified' if self.expires_by_index else 'by our retention engine'}",
         ]
 
 
@@ -146,6 +149,14 @@ def _shown(access: MongoAccess, setting: str) -> str:
     return {"MONGODB_DB": access.database, "MONGODB_HOST": access.host}.get(setting, access.user or "***")
 
 
+async def still_ours(database: Database, where: str) -> None:
+    """Raises Outdated when a later release has changed the format of the rows since we connected."""
+    found = await database[LAYOUT].find_one({"_id": "rows"})
+    if found is not None and found["format"] > FORMAT:
+        fix = "replace this process by one of the later release"
+        raise Outdated(f"{where} holds rows of format {found['format']}, this release knows up to {FORMAT}: {fix}")
+
+
 async def _require_format(database: Database) -> None:
     """Mark a new database with our format; refuse one that a later release has written."""
     layout = database[LAYOUT]
@@ -175,7 +186,7 @@ async def _probe(access: MongoAccess, database: Database, hello: Document, build
     if not await _comes_back(canary, plain):
         raise Corrupt(f"{access.where} does not give back what was written: integers, dates, texts or lists differ")
     exact = await _keeps_decimals(access, database)
-    expires = await _takes_ttl(canary)
+    expires = access.expire_by_index and await _takes_ttl(canary)
     await database.command("dbStats")
     await database.list_collection_names(filter={"name": CANARY})
     return Abilities(

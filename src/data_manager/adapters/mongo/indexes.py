@@ -1,7 +1,7 @@
 """The indexes we own, in one place: what each collection should have, what it has, and the difference said aloud.
 
-An index other than _id_ is needed where a question of times cannot be answered by _id, and where rows expire by
-themselves. Nothing here is ever dropped or renamed: what somebody else made is reported, with the fix.
+An index other than _id_ is needed where a question of times cannot be answered by _id, and, if that is wished, where
+rows expire by themselves. An index of ours whose rows are not to expire any more is made anew. Nothing else here is ever dropped or renamed: what somebody else made is reported, with the fix.
 """
 
 from __future__ import annotations
@@ -90,6 +90,7 @@ async def migrate(database: Database, abilities: Abilities) -> list[str]:
     for series in await held_collections(database):
         collection = database[collection_of(series)]
         before = {index.name: index for index in await _actual(collection)}
+        done += await _stop_expiry(collection, before, desired(series, abilities))
         for index in desired(series, abilities):
             held = before.get(index.name)
             if held is None and not any(other.keys == index.keys for other in before.values()):
@@ -136,6 +137,17 @@ async def held_collections(database: Database) -> list[Series]:
 async def _create(collection: Collection, index: Index) -> None:
     options: dict[str, Any] = {} if index.expire_after_s is None else {"expireAfterSeconds": index.expire_after_s}
     await collection.create_index(list(index.keys), name=index.name, **options)
+
+
+async def _stop_expiry(collection: Collection, held: dict[str, Index], wanted: Iterable[Index]) -> list[str]:
+    """Drop an index of ours by which rows expire that are not to: an age cannot be taken from an index in place."""
+    ours = held.get(TIME_INDEX)
+    ages = {index.name: index.expire_after_s for index in wanted}
+    if ours is None or ours.expire_after_s is None or ages.get(TIME_INDEX) is not None:
+        return []
+    await collection.drop_index(TIME_INDEX)
+    del held[TIME_INDEX]
+    return [f"{collection.name}: rows no longer expire after {ours.expire_after_s} s"]
 
 
 async def _adjust(database: Database, collection: str, held: Index, wanted: Index) -> list[str]:

@@ -11,13 +11,22 @@ where there are replicas: a duplicate is only called one when losing the primary
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import structlog
 
 from data_manager.adapters.mongo import indexes
-from data_manager.adapters.mongo.access import Abilities, Client, Collection, Database, MongoAccess, connect
+from data_manager.adapters.mongo.access import (
+    Abilities,
+    Client,
+    Collection,
+    Database,
+    MongoAccess,
+    connect,
+    still_ours,
+)
 from data_manager.adapters.mongo.documents import decode, encode
 from data_manager.adapters.mongo.errors import waiting
 from data_manager.adapters.mongo.indexes import Drift
@@ -27,12 +36,13 @@ from data_manager.adapters.mongo.undisturbed import all_of, undisturbed
 from data_manager.adapters.mongo.writing import Rows, keep, version_of
 from data_manager.adapters.store.accepting import NO_KEY
 from data_manager.domain.batch import Batch, empty, event_ms_of, live_rows, ranks
-from data_manager.domain.dataset import Dataset, Series
+from data_manager.domain.dataset import Dataset, Keep, Series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.span import Span
 from data_manager.ports import Extent, Receipt, StoreSizes
 
 _log = structlog.get_logger(__name__)
+_SURE_S = 5.0
 _ROWS_A_BATCH = 10_000  # documents per answer of the server, and per piece of a drop
 
 
@@ -53,6 +63,7 @@ class MongoStore:
         self._client = client
         self._database = database
         self._last_keys: dict[Series, int] = {}  # known to have been held; rows beyond may be new, others are looked up
+        self._sure_until_s = 0.0  # monotonic: so long nobody asks whether the rows are of our format
         self._drifts: dict[Series, list[Drift]] = {}  # what stood in the way of an index when a series was first met
 
     # ---- append --------------------------------------------------------------------------------------------------
@@ -63,6 +74,7 @@ class MongoStore:
         if not len(batch):
             return Receipt()
         with waiting(self.where):
+            await self._still_ours()
             last_keys = await self._met(batch.series)
             open_rows = live_rows(batch)
             receipt = await self._keep(batch if not open_rows.any() else batch.take(~open_rows), last_keys)
@@ -119,6 +131,7 @@ class MongoStore:
             return empty(dataset, (series,), columns or None)
         wanted = rows_of(dataset, span, after, descending=descending)
         with waiting(self.where):
+            await self._still_ours()
             cursor = self._collection(series).find(wanted, list(columns) if columns else None, batch_size=_ROWS_A_BATCH)
             cursor = cursor.sort("_id", -1 if descending else 1).skip(offset).limit(limit or 0)
             return decode(dataset, series, await cursor.to_list(), columns)
@@ -208,14 +221,24 @@ class MongoStore:
         collection, wanted = self._collection(series), rows_of(DATASETS[series.dataset], span)
         dropped, page = 0, _ROWS_A_BATCH
         with waiting(self.where):
+            await self._still_ours()
             while page == _ROWS_A_BATCH:
                 ids = await collection.find(wanted, {"_id": 1}).sort("_id", 1).limit(_ROWS_A_BATCH).to_list()
                 page = len(ids)
                 if ids:
                     until = {**wanted.get("_id", {}), "$lte": ids[-1]["_id"]}
                     dropped += (await collection.delete_many({**wanted, "_id": until})).deleted_count
+            await self._forget_revisions(series, span)
         self._last_keys.pop(series, None)
         return dropped
+
+    async def _forget_revisions(self, series: Series, span: Span) -> None:
+        """What was replaced goes with what replaced it; only rows keyed by their time are ever replaced."""
+        dataset = DATASETS[series.dataset]
+        if dataset.on_conflict is Keep.FINAL and dataset.time == dataset.key[0]:
+            mine = {"$gte": f"{series.id} ", "$lt": f"{series.id}!"}
+            keys = rows_of(dataset, span)["_id"]
+            await self._database[REVISIONS].delete_many({"_id": mine, "row._id": keys})
 
     @undisturbed
     async def migrate(self) -> list[str]:
@@ -257,14 +280,22 @@ class MongoStore:
 
     @undisturbed
     async def healthy(self) -> bool:
-        """Whether the server answers. Raises Unavailable with the reason when it does not."""
+        """Whether the server answers. Raises Unavailable with the reason when it does not, Outdated: see still_ours."""
         with waiting(self.where):
-            await self._database.command("ping")
+            self._sure_until_s = 0.0
+            await self._still_ours()
         return True
 
     async def close(self) -> None:
         """See SeriesStore.close."""
         await self._client.close()
+
+    async def _still_ours(self) -> None:
+        """Raises Outdated at most a few seconds after a later release has changed the format of the rows."""
+        now_s = time.monotonic()
+        if now_s >= self._sure_until_s:
+            await still_ours(self._database, self.where)
+            self._sure_until_s = now_s + _SURE_S
 
     def _collection(self, series: Series) -> Collection:
         return self._database[collection_of(series)]

@@ -35,7 +35,7 @@ from data_manager.adapters.store.reading import ChunkRef, Load, Question, Segmen
 from data_manager.adapters.store.recent import Recent
 from data_manager.adapters.store.rows import Catalog, pack_rows, unpack_rows
 from data_manager.domain.batch import Batch, empty
-from data_manager.domain.dataset import Dataset, Series
+from data_manager.domain.dataset import Dataset, Keep, Series
 from data_manager.domain.errors import DataManagerError, Unavailable
 from data_manager.domain.span import Span
 from data_manager.ports import Extent, Receipt
@@ -89,6 +89,7 @@ class EmbeddedStore(SegmentStore):
         self._fold_at = fold_at
         self._writing = sqlite.connect(self._path, write=True)
         sqlite.prepare(self._writing, self._path)
+        self._room = sqlite.LogRoom(self._path)
         with sqlite.translated(self._path):
             self._catalog = Catalog(self._writing)
             self._views = _read_views(self._writing, self._catalog, list(self._datasets.values()))
@@ -138,6 +139,7 @@ class EmbeddedStore(SegmentStore):
             entries = [self._insert(one) for one in accepted]
         for one, entry in zip(accepted, entries, strict=True):
             self._publish(one, entry)
+        self._room.see_to()
         self._logged += sum(one.rows.size_bytes for one in accepted)
         if self._logged > _CHECKPOINT_BYTES:
             self._logged = 0
@@ -246,9 +248,13 @@ class EmbeddedStore(SegmentStore):
         return self._views[dataset.name]
 
     def _checkpoint(self) -> None:
-        """Keeper thread: move committed pages from the log into the file; nobody waits for it."""
-        with sqlite.translated(self._path):
-            self._connection().execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        """Keeper thread: move committed pages from the log into the file.
+
+        Nobody waits for it, but for the pages that came meanwhile: only when every page has been moved does the log
+        begin again from its start, and under load there is always one more.
+        """
+        sqlite.checkpoint(self._connection(), self._path)
+        self._writer.submit(sqlite.checkpoint, self._writing, self._path).result()
 
     def _commit(self, dataset: Dataset, folds: Sequence[Folded], recent: Recent) -> None:
         """Writer thread: chunks in, what they replace and the journal behind them out, in one transaction."""
@@ -281,7 +287,9 @@ class EmbeddedStore(SegmentStore):
 
     async def drop(self, series: Series, span: Span) -> int:
         """See SeriesStore.drop."""
-        await self.fold(self._datasets[series.dataset])
+        recent = self._views[series.dataset].recent.of(series)
+        if any(int(rows.time_ms.min()) < span.end_ms for rows in recent):
+            await self.fold(self._datasets[series.dataset])
         return await asyncio.get_running_loop().run_in_executor(self._keeper, self._drop, series, span)
 
     def _drop(self, series: Series, span: Span) -> int:
@@ -303,7 +311,16 @@ class EmbeddedStore(SegmentStore):
             dropped += int(inside.sum())
         if dropped:
             self._writer.submit(self._commit, dataset, [Folded(series, gone, new)], Recent()).result()
+        if dataset.on_conflict is Keep.FINAL and dataset.time == dataset.key[0]:
+            self._writer.submit(self._forget_revisions, series, span).result()
         return dropped
+
+    def _forget_revisions(self, series: Series, span: Span) -> None:
+        """Writer thread: what was replaced goes with what replaced it; only rows keyed by their time are replaced."""
+        with self._catalog.provisional(), sqlite.transaction(self._writing, self._path):
+            sid = self._catalog.number(series)
+            sql = "DELETE FROM revision WHERE sid = ? AND key >= ? AND key < ?"
+            self._writing.execute(sql, (sid, span.start_ms, span.end_ms))
 
     # ---- reading -------------------------------------------------------------------------------------------------
 
