@@ -22,7 +22,10 @@ Decode = Callable[[bytes, int], Sequence[Outcome]]
 
 
 class Limits(NamedTuple):
-    """When a flush is due: whichever comes first. dead_…: dead letters that may wait for their store."""
+    """When a flush is due: enough waits, or the last one began so long ago.
+
+    dead_…: dead letters that may wait for their store.
+    """
 
     rows: int = 10_000
     size_bytes: int = 8 * 1024 * 1024
@@ -147,13 +150,6 @@ class Buffer:
     def full(self) -> bool:
         """Whether as much waits as may."""
         return self._events >= self.limits.rows or self._size_bytes >= self.limits.size_bytes
-
-    def due_in_ms(self, now_ms: int) -> int:
-        """How long what waits may still wait for company; never longer than its limit, whatever the clock did."""
-        if self.full() or not self._deliveries:
-            return 0
-        age_ms = self.limits.age_ms
-        return min(max(self._deliveries[0].received_ms + age_ms - now_ms, 0), age_ms)
 
     def take(self) -> Held:
         """Everything that waits; the buffer is empty afterwards. Tell flushed() when it is safe."""

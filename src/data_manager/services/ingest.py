@@ -113,6 +113,7 @@ class Flusher:
         self._buffer = buffer
         self._burying = Burying(ports.keep_dead, ports.bus.ack, buffer)
         self._under_way: asyncio.Task[None] | None = None
+        self._not_before_s = float("-inf")  # by the monotonic clock: earlier than this a flush waits for company
         self._more = False  # the caller has more at hand: a flush now would be a small one
 
     async def make_room(self) -> None:
@@ -127,7 +128,8 @@ class Flusher:
             await asyncio.sleep(0)  # it takes what waits as soon as it runs
 
     def when_due(self) -> None:
-        """Nothing more is at hand: what waits is to be flushed as soon as it is old enough, and what comes then too."""
+        """Nothing more is at hand: what waits is to be flushed, at once if it is some time since the last flush, and
+        what comes then too."""
         self._more = False
         if self._under_way is not None and self._under_way.done():
             self._under_way.result()
@@ -148,9 +150,12 @@ class Flusher:
             self._under_way.cancel()
 
     async def _flush_due(self) -> None:
+        clock = self._ports.clock
         while self._buffer.waits() and not self._more:
-            if wait_ms := self._buffer.due_in_ms(self._ports.clock.now_ms()):
-                await self._ports.clock.sleep(wait_ms / 1000)
+            wait_s = self._not_before_s - clock.monotonic_s()
+            if wait_s > 0 and not self._buffer.full():
+                await clock.sleep(wait_s)
+            self._not_before_s = clock.monotonic_s() + self._buffer.limits.age_ms / 1_000
             await flush(self._ports, self._buffer, self._burying)
 
     async def _idle(self) -> None:
@@ -169,7 +174,8 @@ async def flush(ports: Ports, buffer: Buffer, burying: Burying) -> None:
         _refuse(ports, buffer.tally, held, dataset, refused)
         held.rows[dataset].without({one.position for one in refused})
     parts = [_packed(ports, buffer, held, dataset, rows) for dataset, rows in held.rows.items() if rows.events]
-    await asyncio.gather(*(_store(ports, buffer.tally, held, part) for part in parts))
+    storing = [_store(ports, buffer.tally, held, part) for part in parts]
+    await (storing[0] if len(storing) == 1 else asyncio.gather(*storing))  # one part is what quiet times bring
     buffer.tally.flushes += 1
     buffer.tally.store_seconds += ports.clock.monotonic_s() - started
     burying.add(held.dead)

@@ -43,8 +43,9 @@ def accept(batch: Batch, last_keys: NDArray[np.int64], held: Held, live: Mapping
     kept = fresh.copy()
     changed = 0
     replaced: list[Batch] = []
-    for position in np.unique(batch.codes[~fresh & ~open_rows]).tolist():
-        rows = np.flatnonzero((batch.codes == position) & ~fresh & ~open_rows)
+    to_look_up = ~fresh & ~open_rows
+    for position in np.unique(batch.codes[to_look_up]).tolist() if to_look_up.any() else ():
+        rows = np.flatnonzero((batch.codes == position) & to_look_up)
         kept[rows], old = _against_held(batch.take(rows), batch.series[position], held)
         if len(old):
             changed += len(old)

@@ -32,6 +32,11 @@ class Piece:
         return {series: position for position, series in enumerate(self.batch.series)}
 
     @cached_property
+    def size_bytes(self) -> int:
+        """See Batch.size_bytes."""
+        return self.batch.size_bytes
+
+    @cached_property
     def _slices(self) -> dict[int, Batch]:
         return {}
 
@@ -58,7 +63,7 @@ class Recent:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rows", sum(len(piece.batch) for piece in self.pieces))
-        object.__setattr__(self, "size_bytes", sum(piece.batch.size_bytes for piece in self.pieces))
+        object.__setattr__(self, "size_bytes", sum(piece.size_bytes for piece in self.pieces))
 
     @property
     def until(self) -> int:
