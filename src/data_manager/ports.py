@@ -338,7 +338,7 @@ class MetaStore(Protocol):
         ...
 
     async def healthy(self) -> bool:
-        """Whether a trivial question is answered."""
+        """Whether a trivial question is answered. Raises Outdated where only another release may write by now."""
         ...
 
     async def close(self) -> None:

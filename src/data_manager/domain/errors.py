@@ -8,7 +8,8 @@ DataManagerError
 │   │   └── Mislabelled   a book that is not of the symbol its label names
 │   └── Damaged       good in itself, but what is held where it belongs is damaged
 ├── Unavailable    the other side is away                    retry by the one policy, then let it rise   503
-│   └── Throttled
+│   ├── Throttled
+│   └── Outdated      it is laid out for another release    let a process of that release take over
 ├── Conflict       someone was first                         give way                                    409
 │   └── StoreLocked
 ├── Corrupt        what we read is not what we wrote         quarantine the span, alert                  500
@@ -84,6 +85,10 @@ class Unavailable(DataManagerError):
 
 class Throttled(Unavailable):
     """The other side asked us to wait retry_after_s seconds."""
+
+
+class Outdated(Unavailable):
+    """The other side is laid out for another release of this program: nothing of ours is written there."""
 
 
 class Conflict(DataManagerError):

@@ -29,6 +29,7 @@ class FindingKind(Enum):
     PARSE_ERRORS = "parse_errors"  # too much of what comes cannot be kept
     MISLABELLED = "mislabelled"  # books that are not of the symbol they name
     LEADERLESS = "leaderless"  # no replica does the work that one does for all
+    OUTDATED = "outdated"  # a process whose databases are laid out for another release by now
     DRIFT = "drift"  # a database's indexes or retention are not what they should be
     HOLE = "hole"  # rows that must exist are not held; the ledger has its life, and its id is that of the entry
     FLAWED = "flawed"  # rows that break a check

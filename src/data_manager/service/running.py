@@ -38,6 +38,7 @@ from data_manager.service.again import Again
 from data_manager.service.feeding import Feeder
 from data_manager.service.ingesting import Ingesting
 from data_manager.service.overseeing import Overseeing
+from data_manager.service.release import Release
 from data_manager.service.working import Working
 from data_manager.services.conditions import LATE_MS, Conditions
 from data_manager.services.databases import Databases, reason_against
@@ -50,6 +51,7 @@ CLOCK = SystemClock()
 Role = Literal["all", "ingest", "work", "api"]
 _FINDINGS_S = 1.0
 _SIZES_S = 10.0
+_RELEASE_S = 2.0
 _CONDITIONS_S = 1.0
 _LATE_TURNS = 3  # audits may be so many turns behind before what came since is unverified
 _LAST_WORDS_S = 1.0  # for findings, after the last row is stored
@@ -80,6 +82,7 @@ class Service:
         self.parts = parts
         self.sockets = sockets
         self._loop_lag = LoopLag(CLOCK)
+        self._release = Release(parts.store, parts.meta, parts.reporter, CLOCK)
         self._conditions = Conditions(
             parts.meta,
             CLOCK,
@@ -163,6 +166,7 @@ class Service:
     def _again(self) -> Iterator[Again]:
         yield Again("findings", _FINDINGS_S, self.parts.reporter.keep)
         yield Again("sizes", _SIZES_S, self.parts.databases.look)
+        yield Again("release", _RELEASE_S, self._release.look)
         if "API_PORT" in self.sockets:
             yield Again("conditions", _CONDITIONS_S, self._conditions.keep_up)
         if self.parts.ingesting is not None:
@@ -210,7 +214,8 @@ class Service:
             reasons |= await parts.ingesting.reasons()
         away, metadata = await asyncio.gather(reason_against(parts.store.healthy), reason_against(parts.meta.healthy))
         reasons["store"] = reasons.get("store") or away
-        reasons["metadata"] = reasons.get("metadata") or parts.reporter.reason or metadata
+        reads_on = parts.role == "api" and "metadata" in self._release.reasons  # and only what it writes is refused
+        reasons["metadata"] = None if reads_on else reasons.get("metadata") or parts.reporter.reason or metadata
         components = {name: "healthy" if reason is None else "unhealthy" for name, reason in reasons.items()}
         for kind, name in self._cluster().items():
             components[kind] = "not_configured" if name is None else components[name]
@@ -220,6 +225,9 @@ class Service:
         why = [f"{name}: {reason}" for name, reason in reasons.items() if reason is not None]
         status: Literal["healthy", "degraded", "unhealthy"] = "unhealthy" if why else "healthy"
         beside = self._beside_readiness(components)
+        if reads_on:
+            components["metadata"] = "degraded"
+            beside = [*beside, f"metadata: {self._release.reasons['metadata']}"]
         if beside and not why:
             status = "degraded"
         untold = self._untold(components)
@@ -278,6 +286,7 @@ class Service:
         return facts
 
     async def _say_last_findings(self) -> None:
+        self._release.end()
         if self.parts.ingesting is not None:
             self.parts.ingesting.last_findings()
         try:

@@ -15,6 +15,7 @@ from data_manager.ports import Lease, MetadataStore, SeriesStore
 from data_manager.service.again import Again
 from data_manager.service.auditing import Auditing
 from data_manager.service.mending import Mending, Past
+from data_manager.service.release import left_behind
 from data_manager.services.catalog import keep_statistics
 from data_manager.services.databases import Databases
 from data_manager.services.lease import Campaign, LeaseStatus
@@ -59,7 +60,7 @@ class Working:
             settings, store, meta, reporter, self._campaign, databases, self.auditing.auditor, past, writes=writes
         )
         self._statistics: dict[str, int] = {}
-        self._leaderless_ms: int | None = None  # since when, as told
+        self._leaderless: Finding | None = None  # as told
         self._ended_in_epoch = 0
 
     async def run(self) -> None:
@@ -99,6 +100,7 @@ class Working:
     async def _look_at_house(self, lease: Lease) -> None:
         """A finding while the store's indexes or retention are not what they should be, whoever found it first."""
         now_ms = CLOCK.now_ms()
+        self._reporter.report(left_behind(await self._open(FindingKind.OUTDATED), now_ms))
         problems = await self._store.problems(now_ms)
         standing = await self._open(FindingKind.DRIFT)
         if problems:
@@ -114,25 +116,25 @@ class Working:
             self._reporter.report([one.resolved(now_ms, now_ms) for one in standing])
 
     async def _look_at_leader(self) -> None:
-        """A finding while nobody has led for two terms; who leads then ends those that are left of it."""
+        """A finding while nobody has led for two terms; who leads then ends those that killed processes left of it."""
         now_ms = CLOCK.now_ms()
         status, since_ms = self._campaign.status(), self._campaign.leaderless_since_ms()
-        if since_ms is not None and self._leaderless_ms is None:
-            self._leaderless_ms = since_ms
-            news = found(
+        if since_ms is not None and self._leaderless is None:
+            self._leaderless = found(
                 FindingKind.LEADERLESS,
                 severity="critical",
                 start_ms=since_ms,
                 evidence={"lease": self._campaign.name, "why": status.reason or "nobody took it"},
                 found_ms=now_ms,
             )
-            self._reporter.report([news])
+            self._reporter.report([self._leaderless])
         elif status.leading and status.epoch != self._ended_in_epoch:
             standing = await self._open(FindingKind.LEADERLESS)
             self._reporter.report([one.resolved(now_ms, now_ms) for one in standing])
             self._ended_in_epoch = status.epoch
-        if since_ms is None:
-            self._leaderless_ms = None
+        if since_ms is None and self._leaderless is not None:
+            self._reporter.report([self._leaderless.resolved(now_ms, now_ms)])
+            self._leaderless = None
 
     async def _open(self, kind: FindingKind) -> list[Finding]:
         """Findings of that kind that stand, of whichever process, in the store or on their way there."""

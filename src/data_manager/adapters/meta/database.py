@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from data_manager.adapters.meta import mysql, sqlite
 from data_manager.adapters.meta.failures import Contended, lost, translated
-from data_manager.domain.errors import BadSetting, Unavailable
+from data_manager.domain.errors import BadSetting, Outdated, Unavailable
 
 T = TypeVar("T")
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "mysql": "mysql+asyncmy", "mariadb": "mysql+asyncmy"}
@@ -30,6 +30,7 @@ class Database:
 
     def __init__(self, engine: AsyncEngine, name: str) -> None:
         self.name = name
+        self.schema: str | None = None  # the revision that writes want; None: whatever there is
         self.dialect = engine.dialect.name
         self._engine = engine
         self._closed = False
@@ -57,11 +58,12 @@ class Database:
         async with self._connection("", **by_driver) as connection:
             yield connection
 
-    async def write(self, work: Work[T], *, idle_s: int | None = None) -> T:
+    async def write(self, work: Work[T], *, idle_s: int | None = None, any_schema: bool = False) -> T:
         """work's answer; what it wrote is durable. Where another transaction got in its way it is done again, soon.
 
         Only what certainly did not happen is done again: a connection that broke at the commit rises as Unavailable.
         idle_s: let the server undo it when it hears nothing of us for so long, as of a process that was frozen.
+        Raises Outdated where another release has migrated the database meanwhile, unless any_schema will do.
         """
         async for attempt in stamina.retry_context(
             on=Contended, attempts=_ATTEMPTS, timeout=None, wait_initial=0.02, wait_max=0.5, wait_jitter=0.1
@@ -70,8 +72,15 @@ class Database:
                 async with self.writing() as connection:
                     if idle_s is not None and self.dialect == "mysql":
                         await connection.exec_driver_sql(f"SET SESSION wait_timeout = {idle_s}")
+                    if self.schema is not None and not any_schema:
+                        self._require_schema(await _revision(connection))
                     answer = await work(connection)
         return answer
+
+    def _require_schema(self, held: str | None) -> None:
+        if held != self.schema:
+            fix = "replace this process by one of the release it was migrated to, or run `data-manager migrate` of ours"
+            raise Outdated(f"metadata database {self.name} has schema revision {held}, and not {self.schema}: {fix}")
 
     @asynccontextmanager
     async def _connection(self, begin: str, **options: Any) -> AsyncIterator[AsyncConnection]:
@@ -103,15 +112,24 @@ class Database:
         async with self.reading() as connection:
             if not await connection.run_sync(lambda sync: sync.dialect.has_table(sync, "alembic_version")):
                 return None
-            found: str | None = await connection.scalar(
-                select(column("version_num")).select_from(table("alembic_version"))
-            )
-            return found
+            return await _revision(connection)
+
+    async def current(self) -> bool:
+        """Whether it was ever migrated. Raises Outdated where that was by another release than ours."""
+        held = await self.revision()
+        if held is not None and self.schema is not None:
+            self._require_schema(held)
+        return held is not None
 
     async def close(self) -> None:
         """Let go of the connections; closing twice is fine."""
         self._closed = True
         await self._engine.dispose()
+
+
+async def _revision(connection: AsyncConnection) -> str | None:
+    found: str | None = await connection.scalar(select(column("version_num")).select_from(table("alembic_version")))
+    return found
 
 
 def _cancels() -> int:

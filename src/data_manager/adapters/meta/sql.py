@@ -24,7 +24,7 @@ from data_manager.adapters.meta.tables import REVISION, datasets, dead_letters, 
 from data_manager.adapters.meta.truth import TruthInSql
 from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import DATASETS
-from data_manager.domain.errors import BadQuery, BadSetting, Corrupt, Unavailable
+from data_manager.domain.errors import BadQuery, BadSetting, Corrupt, Outdated, Unavailable
 from data_manager.domain.finding import Finding, FindingKind
 from data_manager.domain.time import datetime_of
 from data_manager.ports import DeadLetter, KeptDeadLetter, Lease, LeaseState, SeriesStatistics
@@ -75,6 +75,7 @@ async def open_meta(
     except BaseException:
         await database.close()
         raise
+    database.schema = REVISION
     return SqlMetaStore(database, bounds, findings_max)
 
 
@@ -192,9 +193,15 @@ class SqlMetaStore(TruthInSql, JobsInSql, HealthInSql, AlertsInSql, DigestsInSql
             return [_statistics(row) for row in (await connection.execute(ours)).mappings()]
 
     async def keep_findings(self, findings: Sequence[Finding]) -> None:
-        if not findings:
-            return
-        await self._write(lambda connection: kept_findings.keep(connection, findings, self._findings_max))
+        last_words = [one for one in findings if one.kind is FindingKind.OUTDATED]
+        others = [one for one in findings if one.kind is not FindingKind.OUTDATED]
+        if last_words:  # of a process that may write nothing else
+            await self._database.write(lambda connection: self._keep(connection, last_words), any_schema=True)
+        if others:
+            await self._write(lambda connection: self._keep(connection, others))
+
+    async def _keep(self, connection: AsyncConnection, findings: Sequence[Finding]) -> None:
+        await kept_findings.keep(connection, findings, self._findings_max)
 
     async def findings(
         self,
@@ -228,7 +235,9 @@ class SqlMetaStore(TruthInSql, JobsInSql, HealthInSql, AlertsInSql, DigestsInSql
     async def healthy(self) -> bool:
         try:
             async with asyncio.timeout(_HEALTHY_S):
-                return await self._database.revision() is not None
+                return await self._database.current()
+        except Outdated:
+            raise
         except (Unavailable, Corrupt, TimeoutError):
             return False
 
