@@ -34,14 +34,12 @@ def lines(recordings: Path) -> list[Line]:
 
 
 @pytest.fixture(scope="module")
-def stage(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, lines: list[Line]
-) -> Iterator[Stage]:
+def stage(tmp_path_factory: pytest.TempPathFactory, lines: list[Line]) -> Iterator[Stage]:
     """Three ingest replicas with little in hand each, and an API."""
     settings = {"nats_ack_wait_s": ACK_WAIT_S, "message_queue_size": 100, "max_batch_size": 200}
     one = Stage(tmp_path_factory.mktemp("stage"), program(), lines, **settings)
     try:
-        asyncio.run(one.cluster.start(*REPLICAS, "api-1"))
+        asyncio.run(one.open(*REPLICAS, "api-1"))
         yield one
     finally:
         one.close()

@@ -159,7 +159,7 @@ def require_one_at_most(cluster: Cluster) -> None:
 
 def leaderless(service: Service) -> bool:
     """Whether it has made a finding of it, which its log tells at once."""
-    return '"kind": "leaderless"' in service.said() and service.figures().of("lease_leaderless_seconds") >= BOUND_S
+    return service.logged('"kind": "leaderless"') > 0 and service.figures().of("lease_leaderless_seconds") >= BOUND_S
 
 
 @contextmanager

@@ -31,13 +31,11 @@ READS = ("/data/trades", "/data/mark_prices", "/data/candles")
 
 
 @pytest.fixture(scope="module")
-def stage(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, recordings: Path
-) -> Iterator[Stage]:
+def stage(tmp_path_factory: pytest.TempPathFactory, recordings: Path) -> Iterator[Stage]:
     lines = few_books(lines_of(*paths_of(recordings, "um", RECORDINGS)))
     one = Stage(tmp_path_factory.mktemp("stage"), program(), lines, message_queue_size=QUEUE)
     try:
-        asyncio.run(one.cluster.start("ingest-1", "api-1"))
+        asyncio.run(one.open("ingest-1", "api-1"))
         yield one
     finally:
         one.close()
@@ -92,9 +90,7 @@ async def refused(stage: Stage) -> float:
     return slowest_s
 
 
-async def test_many_questions_that_fail_together_leave_the_driver_well(
-    request: pytest.FixtureRequest, tmp_path: Path, told: Told
-) -> None:
+async def test_many_questions_that_fail_together_leave_the_driver_well(tmp_path: Path, told: Told) -> None:
     """The search for a server ends for all series of an append at the same moment, and callers give up besides."""
     server, failed = MongoServer(tmp_path, program()), 0
     server.start()

@@ -23,6 +23,7 @@ from data_manager.domain.errors import Unavailable
 from tests.conftest import eventually
 from tests.faults.conftest import FULL, Told
 from tests.mysql_server import MySqlServer, mysql_server, own_mysql
+from tests.servers import ended_with_us
 
 __all__ = ["mysql_server", "own_mysql"]  # fixtures
 
@@ -51,6 +52,7 @@ class Replica:
         program = [sys.executable, "-m", "tests.faults.lease_worker", self._url, self.holder, str(TERM_S), *self._clock]
         with self._out.open("wb") as out:
             self.process = subprocess.Popen(program, stdout=out, stderr=subprocess.STDOUT)
+        ended_with_us(self.process.pid)
 
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)

@@ -44,9 +44,7 @@ async def test_the_bus_comes_up_last(tmp_path: Path, mongo_server: AnyServer, my
         await nats.kill()
 
 
-async def test_mongodb_comes_up_last(
-    request: pytest.FixtureRequest, tmp_path: Path, nats: NatsServer, mysql_server: MySqlServer
-) -> None:
+async def test_mongodb_comes_up_last(tmp_path: Path, nats: NatsServer, mysql_server: MySqlServer) -> None:
     mongo = MongoServer(tmp_path / "mongo", program())
     one = Cluster(tmp_path, nats.url, mongo.access(), await mysql_server.fresh())
 
