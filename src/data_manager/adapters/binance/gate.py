@@ -14,11 +14,10 @@ from msgspec import Struct
 from data_manager.adapters.binance import meaning
 from data_manager.adapters.binance.http import Http
 from data_manager.adapters.binance.venues import Venue
-from data_manager.adapters.binance.weights import Budget, VenueClock
+from data_manager.adapters.binance.weights import PATIENCE_MS, Budget, VenueClock
 from data_manager.adapters.resilience import Breaker, patiently
 from data_manager.domain.errors import Throttled, Unavailable
 from data_manager.domain.finding import Evidence
-from data_manager.domain.time import MINUTE_MS
 
 T = TypeVar("T")
 
@@ -118,9 +117,9 @@ class Gate:
 
 
 def _wait_for(error: Exception) -> bool | timedelta:
-    """The budget waits for what a refusal named, up to a minute; other long pauses are for the caller to make."""
+    """The budget waits for what a refusal named, within its patience; other long pauses are for the caller to make."""
     if isinstance(error, Throttled):
-        return error.retry_after_s <= _PATIENCE_S + MINUTE_MS / 1_000
+        return error.retry_after_s <= PATIENCE_MS / 1_000
     if isinstance(error, Unavailable) and error.retry_after_s > _PATIENCE_S:
         return False
     return patiently(error)

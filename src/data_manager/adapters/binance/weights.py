@@ -23,7 +23,7 @@ EDGE_MS: Final = 200
 """Spending begins so much after a minute does: the venue's clock and ours agree no better than that."""
 
 PATIENCE_MS: Final = 90_000
-"""Beyond the end of a window nobody waits longer than this: who is banned is told at once."""
+"""A halt that lasts longer is told at once and not waited for; the end of a window always is."""
 
 
 class Spent(Struct, frozen=True):
@@ -108,9 +108,9 @@ class Budget:
         """Return when a request of this weight may go out. Raises Throttled when that is too long to wait for."""
         async with self._turn:
             while (wait_ms := self._wait_ms(weight)) > 0:
-                if wait_ms > self.window_ms + PATIENCE_MS:
-                    seconds = wait_ms / 1_000
-                    raise Throttled(f"{self.halt.why}: {seconds:.0f} s to wait", retry_after_s=seconds)
+                halted_s = (self.halt.until_ms - self._clock.now_ms()) / 1_000
+                if halted_s > PATIENCE_MS / 1_000:
+                    raise Throttled(f"{self.halt.why}: {halted_s:.0f} s to wait", retry_after_s=halted_s)
                 self.waited_s += wait_ms / 1_000
                 await self._clock.clock.sleep(wait_ms / 1_000)
             self._spent += weight
