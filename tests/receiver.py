@@ -38,14 +38,21 @@ class Receiver:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-            headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)}
+            headers = {
+                name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)
+            }
             body = await reader.readexactly(int(headers.get("content-length", 0)))
             status, more = self.answers.pop(0) if self.answers else (200, {})
-            if self.silent:
-                await asyncio.Event().wait()
             if status == 200:
                 self.posted.append(Posted(head[0].split()[1], headers, json.loads(body)))
-            lines = [f"HTTP/1.1 {status} Said", "Content-Length: 7", "Connection: close", *(f"{k}: {v}" for k, v in more.items())]
+            if self.silent:
+                await asyncio.Event().wait()
+            lines = [
+                f"HTTP/1.1 {status} Said",
+                "Content-Length: 7",
+                "Connection: close",
+                *(f"{k}: {v}" for k, v in more.items()),
+            ]
             writer.write("\r\n".join([*lines, "", "said so"]).encode())
             await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):

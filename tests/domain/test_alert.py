@@ -168,7 +168,9 @@ def test_every_alert_is_told_in_the_end_and_no_minute_holds_more_than_it_may(
             names = {name for name, wrong in standing.items() if wrong}
         alarms = {one.id: one for one in map(alarm, sorted(names))}
         standing = {name: name in names for name in {*standing, *names}}
-        changes = [made for key in held.keys() | alarms.keys() if (made := judged(held.get(key), alarms.get(key), now_ms))]
+        changes = [
+            made for key in held.keys() | alarms.keys() if (made := judged(held.get(key), alarms.get(key), now_ms))
+        ]
         waiting = [one for one in held.values() if one.untold]
         made_lately = {"hole": sum(1 for at in sent_at if at > now_ms - MINUTE)}
         kept, messages = told(changes, waiting, made_lately, per_minute=per_minute, channels=["log"], now_ms=now_ms)

@@ -18,7 +18,19 @@ from typing import Final
 import structlog
 from msgspec.structs import replace
 
-from data_manager.domain.alert import Alarm, Alert, Delivery, Event, Message, claimed, failed, judged, sent, told
+from data_manager.domain.alert import (
+    GIVE_UP_MS,
+    Alarm,
+    Alert,
+    Delivery,
+    Event,
+    Message,
+    claimed,
+    failed,
+    judged,
+    sent,
+    told,
+)
 from data_manager.domain.errors import Rejected, Unavailable
 from data_manager.domain.finding import FindingKind, Severity
 from data_manager.domain.time import MINUTE_MS
@@ -64,12 +76,13 @@ class Alerting:
         self._clock = clock
         self._per_minute = per_minute
         self._hole_from_ms = hole_from_ms
-        self._trouble: dict[str, str] = {}  # by channel, why the last attempt came to nothing
+        self._trouble: dict[str, tuple[str, int]] = {}  # by channel, why the last attempt came to nothing, and when
         self._paused_until_ms: dict[str, int] = {}
 
     def reason(self) -> str | None:
-        """Why messages do not arrive, in words; None when they do."""
-        return "; ".join(f"{name}: {why}" for name, why in self._trouble.items()) or None
+        """Why messages do not arrive, in words; None when they do, and when none was tried for long."""
+        since_ms = self._clock.now_ms() - GIVE_UP_MS
+        return "; ".join(f"{name}: {why}" for name, (why, at_ms) in self._trouble.items() if at_ms >= since_ms) or None
 
     async def turn(self, to: AlertStore) -> None:
         """Look, tell, and deliver what is due. to: where to write, such as under a lease."""
@@ -197,11 +210,11 @@ class Alerting:
         )
         given_up = outcome.state == "given_up"
         self.attempts[channel.name, "given_up" if given_up else "failed"] += 1
-        if given_up or self._trouble.get(channel.name) != why:
+        if given_up or self._trouble.get(channel.name, ("", 0))[0] != why:
             say = _log.error if given_up else _log.warning
             words = "an alert was not delivered" if given_up else "an alert waits for its channel"
             say(words, channel=channel.name, to=channel.shown, kind=message.kind, message=message.id, reason=why)
-        self._trouble[channel.name] = why
+        self._trouble[channel.name] = why, self._clock.now_ms()
         return outcome
 
 
