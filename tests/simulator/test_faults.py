@@ -48,6 +48,34 @@ async def test_a_stalled_stream_is_silent_and_its_socket_lives() -> None:
         assert len(ids(await heard(exchange))) > 50
 
 
+async def test_a_deaf_socket_hears_a_stream_no_more_and_the_next_one_does() -> None:
+    async with running() as exchange, exchange.socket(TRADES, max_size=None) as old:
+        await eventually(lambda: len(exchange.exchange.hub.listeners) == 1)
+        await exchange.fault("deaf", streams="btcusdt@*")
+        await exchange.forward(0.001)
+        async with exchange.socket(TRADES, max_size=None) as new:
+            await eventually(lambda: len(exchange.exchange.hub.listeners) == 2)
+            await exchange.forward(600)
+            before, after = await drained(old), await drained(new)
+    assert ids(before) == []
+    assert ids(before, "ethusdt") == ids(after, "ethusdt") == whole(ids(after, "ethusdt"))
+    assert ids(after) == whole(ids(after))
+
+
+async def test_the_truth_of_a_stream_is_what_it_would_have_said() -> None:
+    async with running() as exchange:
+        begun_ms = exchange.exchange.clock.now_ms()
+        await exchange.fault("lose", streams="btcusdt@*", share=0.5)
+        messages = await heard(exchange)
+        words = {"after": begun_ms, "until": begun_ms + 600_000}
+        told = (await exchange.get("/control/truth/streams/btcusdt@aggTrade", **words)).text.splitlines()
+        assert set(ids(messages)) < {json.loads(line)["a"] for line in told}
+        other = (await exchange.get("/control/truth/streams/ethusdt@aggTrade", **words)).text.splitlines()
+        assert ids(messages, "ethusdt") == [json.loads(line)["a"] for line in other]
+        assert (await exchange.get("/control/truth/streams/nothing@trade", **words)).status_code == 404
+        assert (await exchange.get("/control/truth/streams/btcusdt@trade", after=1)).status_code == 422
+
+
 async def test_lost_events_are_a_share_and_the_same_ones_each_time() -> None:
     found = []
     for _ in range(2):

@@ -4,6 +4,7 @@
 /control/state                                                            the clock, sockets, budgets
 /control/faults[/{id}]     GET  POST  DELETE                              switches (faults.py)
 /control/truth/fapi/v1/…                                                  answers without faults, budgets and walls
+/control/truth/streams/NAME?after=&until=                                 what a stream says in (after, until]
 """
 
 import asyncio
@@ -125,6 +126,7 @@ class Exchange:
                 Route("/control/state", self._state, methods=["GET"]),
                 Route("/control/faults", self._switches, methods=every),
                 Route("/control/faults/{fault}", self._switch, methods=["GET", "DELETE"]),
+                Route("/control/truth/streams/{name}", self._said, methods=["GET"]),
                 Route("/control/truth/{rest:path}", self._true, methods=["GET"]),
             ]
         )
@@ -148,6 +150,21 @@ class Exchange:
     async def _true(self, request: Request) -> Response:
         path = request.url.path.removeprefix("/control/truth")
         return _controlled(request) or _response(await run_in_threadpool(self.rest.truth, path, request.query_params))
+
+    async def _said(self, request: Request) -> Response:
+        """Every event of a stream, a line each, whoever listened and whatever faults there were."""
+        if (refusal := _controlled(request)) is not None:
+            return refusal
+        name, now_ms = request.path_params["name"], self.clock.now_ms()
+        try:
+            after_ms, until_ms = (int(request.query_params[word]) for word in ("after", "until"))
+        except (KeyError, ValueError):
+            return _json({"error": "after and until must be milliseconds"}, 422)
+        if self.hub.feed.route(name) is None:
+            return _json({"error": f"{name} is no stream"}, 404)
+        until_ms = min(until_ms, now_ms)
+        events = await run_in_threadpool(self.hub.feed.events, name, after_ms, until_ms, 0)
+        return Response(b"\n".join(event.payload for event in events), media_type="application/x-ndjson")
 
     async def _state(self, request: Request) -> Response:
         if (refusal := _controlled(request)) is not None:

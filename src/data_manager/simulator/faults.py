@@ -2,6 +2,7 @@
 
     sockets   drop        cut the sockets off, once                     refuse    turn new ones away with a status
     streams   stall       say nothing, stay connected                   lose      leave out a share of the events
+              deaf        say nothing to the sockets that are open now; whoever connects anew hears it
               double      send a share twice                            reorder   send a share after what follows
               late        send a share delay_ms late
     REST      status      answer with status (429 418 403 451 408 5xx)  slow      answer delay_ms late
@@ -37,8 +38,8 @@ from data_manager.simulator.noise import Index, key_of
 from data_manager.simulator.tape import Aggregates, Fills, Mask
 
 Kind = Literal[
-    "drop", "refuse", "stall", "lose", "double", "reorder", "late", "status", "slow", "short", "truncate", "outage",
-    "skew", "missing", "altered", "absent", "checksum", "interleaved", "doubled", "cut", "page", "header",
+    "drop", "refuse", "stall", "deaf", "lose", "double", "reorder", "late", "status", "slow", "short", "truncate",
+    "outage", "skew", "missing", "altered", "absent", "checksum", "interleaved", "doubled", "cut", "page", "header",
     "micro",
 ]  # fmt: skip
 Place = Literal["rest", "ws", "archive"]
@@ -99,7 +100,10 @@ class Faults:
             raise BadQuery("share", fault.share, "must lie above 0 and not above 1")
         if len(self._on) >= FAULTS_MAX:
             raise BadQuery("faults", len(self._on), f"at most {FAULTS_MAX} at a time")
-        fault = msgspec.structs.replace(fault, id=f"f{self._next}")
+        began_ms = fault.start_ms or self._clock.now_ms()  # deaf: which sockets are open when it begins
+        fault = msgspec.structs.replace(
+            fault, id=f"f{self._next}", start_ms=began_ms if fault.kind == "deaf" else fault.start_ms
+        )
         self._next += 1
         self._on[fault.id] = fault
         return fault
@@ -141,6 +145,12 @@ class Faults:
         if fault.share >= 1:
             return True
         return crc32(what, key_of(self._seed, fault.id) & 0xFFFFFFFF) < fault.share * (1 << 32)
+
+    def deaf(self, name: str, opened_ms: int, at_ms: int) -> bool:
+        """Whether a socket that was opened then hears nothing of this stream."""
+        return any(
+            opened_ms <= fault.start_ms and fnmatchcase(name, fault.streams) for fault in self.of("deaf", at_ms=at_ms)
+        )
 
     def skew_ms(self) -> int:
         """How far off the exchange's shown clock is."""

@@ -79,8 +79,8 @@ class Hub:
                 self._hold(name, event)
         self._until_ms = now_ms
         while self._pending and self._pending[0][0] <= now_ms:
-            _, _, name, payload = heapq.heappop(self._pending)
-            self._send(name, payload, audience.get(name, []))
+            at_ms, _, name, payload = heapq.heappop(self._pending)
+            self._send(name, payload, audience.get(name, []), at_ms)
         self.figures.beats += 1
         self.figures.late_ms = self._clock.now_ms() - now_ms
 
@@ -112,9 +112,12 @@ class Hub:
             for _ in range(copies):
                 heapq.heappush(self._pending, (at_ms, next(self._order), name, event.payload))
 
-    def _send(self, name: str, payload: bytes, listeners: list[Listener]) -> None:
+    def _send(self, name: str, payload: bytes, listeners: list[Listener], at_ms: int) -> None:
         framed = b'{"stream":"%b","data":%b}' % (name.encode(), payload)
+        deaf = any(self._faults.of("deaf", at_ms=at_ms))
         for listener in listeners:
+            if deaf and self._faults.deaf(name, listener.session.opened_ms, at_ms):
+                continue
             listener.send(framed if listener.session.combined else payload)
         self.figures.sent += len(listeners)
 

@@ -30,6 +30,7 @@ class Session:
         self.route = route
         self.combined = combined
         self.names: dict[str, None] = dict.fromkeys(names)
+        self.opened_ms = 0  # of the exchange's clock
 
     def handle(self, text: bytes) -> Reply:
         """The answer to one control message."""

@@ -144,6 +144,7 @@ class Socket(asyncio.Protocol):
         session = _session_of(request.path)
         assert session is not None, "refused otherwise"
         self.session = session
+        self.session.opened_ms = self.clock.now_ms()
         self.hub.listeners[self] = None
 
     def _refusal(self, request: Request) -> tuple[HTTPStatus, str] | None:

@@ -30,6 +30,7 @@ from typing import Final
 import msgspec
 import structlog
 
+from data_manager.adapters.child import tied
 from data_manager.domain.errors import BadSetting, Conflict, Unavailable
 
 _START_S: Final = 10.0
@@ -37,17 +38,6 @@ _KILL_S: Final = 5.0
 _POLL_S: Final = 0.01
 _WATCH_S: Final = 0.2
 _LOG_TAIL_BYTES: Final = 4_096
-
-# Runs in the child, before it becomes nats-server: ask the kernel for SIGTERM when the parent dies (Linux's
-# PR_SET_PDEATHSIG, 1), and leave at once if that has happened already. Elsewhere only the lock protects.
-_BECOME: Final = """
-import ctypes, os, signal, sys
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-    if os.getppid() != int(sys.argv[1]):
-        sys.exit(1)
-os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 _log = structlog.get_logger(__name__)
 
@@ -132,13 +122,12 @@ class NatsServer:
         self._signal(signal.SIGCONT)
 
     def _spawn(self, binary: Path) -> subprocess.Popen[bytes]:
-        become = [sys.executable, "-I", "-S", "-c", _BECOME, str(os.getpid())]
         with _locked(self.folder / "lock") as lock, self.log_file.open("ab") as log:
             self._log_begins = log.tell()
             self._forget_ports()
             self._write_config()
             return subprocess.Popen(
-                [*become, str(binary), "-c", str(self._config)],
+                tied([str(binary), "-c", str(self._config)]),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,  # what it has to say before it knows of its log
