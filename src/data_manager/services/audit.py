@@ -12,7 +12,6 @@ version it started from, so that two auditors at once do not overwrite each othe
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Final
 
@@ -22,10 +21,9 @@ from msgspec.structs import replace
 
 from data_manager.domain.condition import EVER, Flaw, Life
 from data_manager.domain.continuity import MaxSilence, Sparse
-from data_manager.domain.coverage import Result
 from data_manager.domain.dataset import Series, parse_series
 from data_manager.domain.datasets import DATASETS
-from data_manager.domain.errors import Conflict, Corrupt, DamagedRows, NotFound, Unavailable
+from data_manager.domain.errors import Conflict, NotFound, Unavailable
 from data_manager.domain.finding import Finding, FindingKind
 from data_manager.domain.ledger import LedgerEntry
 from data_manager.domain.span import Span
@@ -37,7 +35,8 @@ from data_manager.services.auditing.counting import Figures
 from data_manager.services.auditing.crossing import Crossing
 from data_manager.services.auditing.entering import Entering
 from data_manager.services.auditing.looking import Crossed, Looked, Looking, Seen
-from data_manager.services.auditing.telling import changes_of, not_done
+from data_manager.services.auditing.telling import changes_of
+from data_manager.services.auditing.undone import Undone
 
 Report = Callable[[Sequence[Finding]], None]
 Progress = Callable[[int, int, str], None]
@@ -49,7 +48,6 @@ _AT_ONCE: Final = 500  # series in one write
 _AT_ONCE_S: Final = 2.0  # so long at most what was audited waits for it
 _WORKERS: Final = 6  # some are judged while others wait for the store
 _DROPS_MAX: Final = 10_000
-_NOT_DONE: Final = (FindingKind.UNAUDITED, FindingKind.CORRUPT)
 _log = structlog.get_logger(__name__)
 
 
@@ -97,7 +95,8 @@ class Auditor:
         told_from_ms: int = 0,
     ) -> None:
         """told_from_ms: holes shorter than this are entered and raise no finding."""
-        self.failures: Counter[str] = Counter()
+        self._undone = Undone()
+        self.failures = self._undone.failures
         self.figures = Figures()
         self.last: Audited | None = None  # of a run over all series
         self._told_from_ms = told_from_ms
@@ -115,7 +114,6 @@ class Auditor:
         self._lives: dict[tuple[str, str], Life] = {}  # by market and symbol
         self._lives_known = False
         self._other_life: set[str] = set()  # series to be looked at again for that
-        self._open: dict[str, list[Finding]] | None = None  # that say what could not be audited, by series
 
     async def run(
         self,
@@ -194,11 +192,11 @@ class Auditor:
         mark = looked.mark or truth.mark or Mark(looked_ms=0, swept_ms=0)
         if error is None:
             told = changes_of(series.id, entering, truth.flaws, now_ms, self._told_from_ms)
-            damage = self._damaged(series.id, looked.damaged, now_ms)
-            findings = [*told, *damage, *self._done(series.id, entering, now_ms)]
+            damage = self._undone.damaged(series.id, looked.damaged, now_ms)
+            findings = [*told, *damage, *self._undone.done(series.id, entering, now_ms)]
             error = looked.damaged[0] if looked.damaged else None
         else:
-            findings = self._failed(series.id, looked, error, now_ms)
+            findings = self._undone.failed(series.id, looked, error, now_ms)
             mark = replace(truth.mark or mark, from_ms=None, anchor_key=None)  # the next one looks at everything
         change, known = entering.change(mark), entering.truth(mark)
         return _Outcome(series, change, known, findings, looked.rows, looked.crossed, looked.seen, error)
@@ -244,66 +242,6 @@ class Auditor:
         known = self._known.get(name)
         return () if known is None else known.holes
 
-    def _failed(self, name: str, looked: Looked, error: Exception, now_ms: int) -> list[Finding]:
-        """Enter that nothing is known of the span, and tell why."""
-        self.failures[type(error).__name__] += 1
-        _log.error("an audit could not be done", series=name, reason=str(error), exc_info=error)
-        covered = looked.entering.coverage
-        if looked.span is not None:
-            span = looked.span
-        elif covered:
-            span = Span(covered[0].start_ms, max(covered[-1].end_ms, now_ms))
-        else:
-            span = Span(now_ms - 1, now_ms)
-        looked.entering.enter_unknown(span)
-        kind = FindingKind.CORRUPT if isinstance(error, Corrupt) else FindingKind.UNAUDITED
-        finding = not_done(name, span, kind, str(error) or type(error).__name__, now_ms)
-        self._opened.setdefault(name, []).append(finding)
-        return [finding]
-
-    def _damaged(self, name: str, damaged: Sequence[DamagedRows], now_ms: int) -> list[Finding]:
-        """Rows that cannot be read, amid others that were audited."""
-        for one in damaged:
-            self.failures[type(one).__name__] += 1
-            _log.error("rows cannot be read", series=name, start_ms=one.start_ms, end_ms=one.end_ms, reason=str(one))
-        found = [
-            not_done(name, Span(one.start_ms, one.end_ms), FindingKind.CORRUPT, str(one), now_ms) for one in damaged
-        ]
-        known = {one.id for one in self._opened.get(name, ())}
-        news = [one for one in found if one.id not in known]
-        if news:
-            self._opened.setdefault(name, []).extend(news)
-        return news
-
-    def _done(self, name: str, entering: Entering, now_ms: int) -> list[Finding]:
-        """What could not be audited once and now was."""
-        unknown = [one for one in entering.coverage if one.result is Result.UNKNOWN]
-        opened = self._opened.pop(name, [])
-        stand = [
-            one
-            for one in opened
-            if any(part.start_ms < (one.end_ms or now_ms) and one.start_ms < part.end_ms for part in unknown)
-        ]
-        if stand:
-            self._opened[name] = stand
-        return [one.resolved(now_ms, now_ms) for one in opened if one not in stand]
-
-    @property
-    def _opened(self) -> dict[str, list[Finding]]:
-        if self._open is None:
-            self._open = {}
-        return self._open
-
-    async def _learn_open(self) -> None:
-        """Findings that an earlier life of ours left open."""
-        if self._open is not None:
-            return
-        opened: dict[str, list[Finding]] = {}
-        for kind in _NOT_DONE:
-            for one in (await self._meta.findings(limit=_DROPS_MAX, kind=kind, open_only=True))[0]:
-                opened.setdefault(one.series or "", []).append(one)
-        self._open = opened
-
     async def _drops(self) -> dict[str, list[Flaw]]:
         """What was let go of series whose rule cannot see that rows are missing."""
         found: dict[str, list[Flaw]] = {}
@@ -335,7 +273,7 @@ class _Run:
         """Audit them, a few at a time, and write what came out in parts."""
         clock = self._auditor._clock
         started_s = written_s = clock.monotonic_s()
-        await self._auditor._learn_open()
+        await self._auditor._undone.learn(self._auditor._meta)
         self._drops = await self._auditor._drops()
         for at in range(0, len(wanted), _WORKERS):
             some = wanted[at : at + _WORKERS]
