@@ -29,7 +29,7 @@ Choice = Literal["auto", "rest", "archive"]
 FAILURES_MAX: Final = 6
 """So often in a row a job may fail without having finished anything new."""
 
-ABSENT_MAX: Final = 500
+ABSENT_MAX: Final = 200
 """Stretches that a job names as absent at the source one by one; more are counted."""
 
 PRIORITIES: Final = range(1, 11)

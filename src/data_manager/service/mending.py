@@ -107,6 +107,10 @@ class Mending:
         if self._past.life_of is not None:
             yield Again("lives of symbols", _LOOK_S, lambda: self._lead(self._learn_lives))
 
+    async def close(self) -> None:
+        """Put the jobs at work back, so that whoever leads next goes on at once."""
+        await self.backfiller.close()
+
     async def _lead(self, work: Callable[[Records], Awaitable[object]]) -> bool:
         """Do it if we lead. What somebody else changed, or cannot be read, is looked at again at the next turn."""
 

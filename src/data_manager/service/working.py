@@ -86,6 +86,7 @@ class Working:
     async def close(self) -> None:
         """End what somebody asked for and is under way."""
         await self.auditing.close()
+        await self.mending.close()
 
     async def lead(self, work: Callable[[Lease], Awaitable[object]]) -> bool:
         """Do work if we lead; whether it was done to its end. See Campaign.lead."""

@@ -62,6 +62,7 @@ class Backfiller:
         self._at_once = at_once
         self._tasks: dict[asyncio.Task[None], str] = {}
         self._pruned_s: float | None = None
+        self._closing = False
 
     async def turn(self, records: Records) -> None:
         """Run everything that is due, and what becomes due meanwhile; returns when nothing is.
@@ -72,16 +73,22 @@ class Backfiller:
         try:
             await self._take_back(records)
             await self._prune(records)
-            while True:
+            while not self._closing:
                 await self._start_due(records)
                 if not self._tasks:
                     return
                 done, _ = await asyncio.wait(self._tasks, timeout=_LOOK_S, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
-                    del self._tasks[task]
-                    task.result()
+                    self._tasks.pop(task, None)
+                    if not task.cancelled():
+                        task.result()
         finally:
             await self._stop()
+
+    async def close(self) -> None:
+        """Put the jobs at work back and take up no more; before the lease is given back."""
+        self._closing = True
+        await self._stop()
 
     async def _start_due(self, records: Records) -> None:
         free = self._at_once - len(self._tasks)
