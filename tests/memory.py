@@ -62,6 +62,7 @@ class MemoryStore:
     """See SeriesStore."""
 
     kind = "memory"
+    deletes_by_itself = False
 
     def __init__(self) -> None:
         self.tells_versions = True

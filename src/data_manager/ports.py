@@ -158,6 +158,11 @@ class SeriesStore(Protocol):
         """What kind of store it is, as answers name it: embedded, mongodb."""
         ...
 
+    @property
+    def deletes_by_itself(self) -> bool | None:
+        """Whether the database behind it removes what outlived its retention; None: not known yet. Else we have to."""
+        ...
+
     async def append(self, batch: Batch) -> Receipt:
         """Keep the rows of a batch (one dataset, any number of series). Durable on return; twice changes nothing.
 

@@ -1,5 +1,6 @@
 """MongoDB kept in order: indexes as they should be or said aloud, retention counted, room measured."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 from data_manager.adapters.mongo import store as store_module
 from data_manager.adapters.mongo.access import Abilities, MongoAccess, connect
 from data_manager.adapters.mongo.indexes import TTL_SLACK_MS, Index, desired, differences, migrate, retention_s
+from data_manager.adapters.mongo.layout import collection_of, rows_of
 from data_manager.domain.dataset import Series
+from data_manager.domain.datasets import DATASETS
 from data_manager.domain.span import Span
 from data_manager.domain.time import DAY_MS, HOUR_MS
 from data_manager.ports import Receipt, StoreSizes
@@ -48,6 +51,35 @@ def test_differences_name_what_is_there_and_what_to_do() -> None:
     assert str(7 * 86_400) in other.problem
     (stranger,) = differences("trades_X", [wanted], [wanted, Index("symbol_1", (("symbol", 1),))])
     assert "none of ours" in stranger.problem
+
+
+SERIES = [Series("um", one.name, "BTCUSDT", "1m" if one.has_interval else None) for one in DATASETS.values()]
+QUESTIONS = [
+    (None, None, False), (Span(BASE_MS, BASE_MS + HOUR_MS), None, False), (None, 5, False), (None, 5, True),
+    (Span(BASE_MS, BASE_MS + HOUR_MS), BASE_MS + 5, True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("series", SERIES, ids=lambda one: one.dataset)
+def test_every_question_is_about_what_leads_an_index(series: Series) -> None:
+    leads = {"_id", *(index.keys[0][0] for index in desired(series, PLAIN))}
+    for span, after, descending in QUESTIONS:
+        assert set(rows_of(DATASETS[series.dataset], span, after, descending=descending)) <= leads
+
+
+async def test_the_server_answers_every_question_by_an_index(mongo_access: MongoAccess) -> None:
+    """As it explains itself. The stand-in explains that it has no plans, see docs/testing.md."""
+    async with opened(mongo_access) as store:
+        await store.append(batch_of([trade(number) for number in range(50)]))
+        stand_in = "MongoDB" not in store.abilities.server.partition(",")[0]
+    with raw(mongo_access) as client:
+        for span, after, descending in QUESTIONS[1:]:
+            wanted = rows_of(DATASETS["trade"], span, after, descending=descending)
+            find = {"find": collection_of(TRADES), "filter": wanted, "sort": {"_id": -1 if descending else 1}}
+            planner = client[mongo_access.database].command({"explain": find})["queryPlanner"]
+            stages = set(re.findall(r"'stage': '(\w+)'", str(planner.get("winningPlan", {}))))
+            assert "COLLSCAN" not in stages
+            assert stages & {"IXSCAN", "CLUSTERED_IXSCAN"} or (stand_in and "SCAN" in str(planner))
 
 
 async def test_a_new_series_has_its_index_before_its_first_row(mongo_access: MongoAccess) -> None:

@@ -11,8 +11,10 @@ from data_manager.adapters.mongo.errors import Refused, waiting
 from data_manager.adapters.mongo.store import open_mongo
 from data_manager.domain.dataset import Series
 from data_manager.domain.errors import BadSetting, Corrupt, Unavailable
+from data_manager.services.databases import Databases
 from tests.contract.rows import batch_of, trade
 from tests.mongo_server import HELLO, AnyServer, Keeper, MongoServer, obedient, opened, raw, scripted
+from tests.servers import WallClock
 
 SECRET = "hunter2/@:?"
 ENCODED = "hunter2%2F%40%3A%3F"
@@ -156,8 +158,13 @@ class ForgetsAges(Keeper):
     ],
 )  # fmt: skip
 async def test_abilities_follow_what_comes_back(keeper: type[Keeper], exact: bool, expires: bool) -> None:
-    async with scripted(keeper()) as url, opened(MongoAccess(url=url, database="petrosa", expire_by_index=True)) as store:
+    async with (
+        scripted(keeper()) as url,
+        opened(MongoAccess(url=url, database="petrosa", expire_by_index=True)) as store,
+    ):
         assert (store.abilities.exact_decimals, store.abilities.expires_by_index) == (exact, expires)
+        told = Databases(store, store, "", WallClock(), name="petrosa", bytes_max=0)  # of the second only its health
+        assert (await told.facts())["databases"]["rows"]["retention"] == ("index" if expires else "engine")
         assert store.abilities.server == "MongoDB 8.0.1"
 
 

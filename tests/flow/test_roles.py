@@ -64,6 +64,7 @@ async def test_databases_and_connections_of_one_machine(tmp_path: Path) -> None:
             assert rows["bytes_max"] == 10**9
             assert 0 < rows["used_bytes"] == rows["storage_bytes"]
             assert rows["rows"] is rows["days_to_full"] is rows["reason"] is None
+            assert rows["retention"] == "engine"
             assert 0 <= metadata["latency_ms"] < 2_000
             connections = service.page("/health/connections")
             assert (connections["nats"]["connected"], connections["nats"]["durable"]) == (True, True)

@@ -94,6 +94,11 @@ class LateSeriesStore(Late[SeriesStore]):
         super().__init__(kind, open_it)
         self.kind = kind
 
+    @property
+    def deletes_by_itself(self) -> bool | None:
+        """See SeriesStore.deletes_by_itself."""
+        return None if self._there is None else self._there.deletes_by_itself
+
     async def append(self, batch: Batch) -> Receipt:
         """See SeriesStore.append."""
         return await self.it.append(batch)

@@ -38,6 +38,10 @@ class RowsDatabase(Database):
         list[str] | None, Field(description="Datasets let go for want of room; null where this process stores nothing.")
     ]
     days_to_full: Annotated[float | None, Field(description="At the growth of the last week.")]
+    retention: Annotated[
+        Literal["index", "engine"] | None,
+        Field(description="Who deletes what is too old: the database, by an index with an age, or we; null: not known."),
+    ]
 
 
 class BothDatabases(BaseModel):

@@ -18,6 +18,7 @@ from data_manager.ports import Clock, MetaStore, SeriesStore, StoreSizes
 _PATIENCE_S: Final = 2.0
 _SAMPLES_MAX: Final = 2_000
 _WATCHED_MS: Final = 7 * DAY_MS
+_BY: Final = {True: "index", False: "engine", None: None}
 _NEEDED_MS: Final = HOUR_MS  # shorter than this nothing is projected: a burst is no trend
 
 
@@ -69,6 +70,7 @@ class Databases:
             "used_bytes": sizes and sizes.used_bytes,
             "bytes_max": self.bytes_max or None,
             "days_to_full": self.days_to_full(),
+            "retention": _BY[self._store.deletes_by_itself],
         }
         metadata |= {"kind": self.kinds["metadata"]}
         well = rows["status"] == metadata["status"] == "healthy"

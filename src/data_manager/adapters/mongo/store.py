@@ -66,6 +66,11 @@ class MongoStore:
         self._sure_until_s = 0.0  # monotonic: so long nobody asks whether the rows are of our format
         self._drifts: dict[Series, list[Drift]] = {}  # what stood in the way of an index when a series was first met
 
+    @property
+    def deletes_by_itself(self) -> bool:
+        """See SeriesStore.deletes_by_itself: by an index with an age."""
+        return self.abilities.expires_by_index
+
     # ---- append --------------------------------------------------------------------------------------------------
 
     @undisturbed

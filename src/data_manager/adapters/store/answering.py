@@ -37,6 +37,7 @@ class SegmentStore(ABC):
     """The reading half of SeriesStore. Subclasses say which segments a series has."""
 
     kind = "embedded"
+    deletes_by_itself = False
 
     def __init__(self, folder: Path, cache_bytes: int) -> None:
         self._path = folder / FILE
