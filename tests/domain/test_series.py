@@ -4,9 +4,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from data_manager.domain.dataset import MARKETS, Dataset, Series, is_symbol, make_series, parse_series
+from data_manager.domain.dataset import MARKETS, Dataset, Series, make_series, parse_series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import BadQuery
+from data_manager.domain.symbols import is_symbol
 from data_manager.domain.time import INTERVALS_MS
 
 REAL = {

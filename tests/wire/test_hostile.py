@@ -12,9 +12,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data_manager.adapters.binance.wire import DATASET_OF, LABELLED, MAX_ROWS, Decoder
-from data_manager.domain.dataset import MARKETS, Kind, is_symbol
+from data_manager.domain.dataset import MARKETS, Kind
 from data_manager.domain.errors import Rejected, Undecodable
 from data_manager.domain.events import Event, Ignored, Outcome
+from data_manager.domain.symbols import is_symbol
 from data_manager.domain.time import EARLIEST_MS, LATEST_MS
 
 from .samples import RECEIVED_MS, SAMPLES

@@ -13,10 +13,10 @@ from data_manager.api.errors import DOCUMENTED, ErrorBody
 from data_manager.api.routing import Endpoint, Header, Reply
 from data_manager.api.series_health_schema import History, Notes, PairHealth, SeriesHealths, Summary
 from data_manager.api.truth_asked import series_of, span_of, span_until, words_of
-from data_manager.domain.dataset import is_symbol
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import BadQuery, NotFound
 from data_manager.domain.health import Grade, grade, overall, repairs
+from data_manager.domain.symbols import is_symbol
 from data_manager.domain.time import DAY_MS, HOUR_MS, iso, require_interval
 from data_manager.ports import Clock
 from data_manager.ports_health import Grain, HealthLog, HealthRow

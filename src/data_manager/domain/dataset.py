@@ -4,11 +4,9 @@ A dataset is declared once, in datasets.py. Generic code reads the declaration a
 for a dataset by name, the design has leaked.
 """
 
-import re
-import unicodedata
 from collections.abc import Callable, Mapping
 from enum import Enum
-from functools import cached_property, lru_cache
+from functools import cached_property
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -17,6 +15,7 @@ from msgspec import Raw, Struct
 from data_manager.domain.continuity import Continuity
 from data_manager.domain.errors import BadQuery
 from data_manager.domain.events import Event, Levels, Number
+from data_manager.domain.symbols import is_symbol
 from data_manager.domain.time import require_interval
 
 MARKETS = ("um", "cm", "spot")
@@ -195,26 +194,3 @@ def make_series(dataset: Dataset, market: str, symbol: str, interval: str | None
 
 _SYMBOL_RULE = "2 to 32 capital letters, digits or letters without case, and a suffix such as _261225 or _PERP"
 _EXAMPLES = {"um": "BTCUSDT", "cm": "BTCUSD_PERP", "spot": "BTCUSDT"}
-_SUFFIX = {
-    "um": re.compile(r"_[0-9]{6}|_SETTLED[0-9]{0,2}"),
-    "cm": re.compile(r"_PERP|_[0-9]{6}|_SETTLED[0-9]{0,2}"),
-    "spot": re.compile(r"(?!)"),
-}
-
-
-@lru_cache(maxsize=65_536)
-def is_symbol(symbol: str, market: str) -> bool:
-    """Whether symbol can be one of the market's; no futures symbol can be of both futures markets.
-
-    Real ones are not all ASCII (币安人生USDT) nor all letters. COIN-M contracts are a pair quoted in USD and a suffix;
-    USDⓈ-M has suffixes too (BTCUSDT_261225), so only both together tell. Remembers answers: ask of short texts only.
-    """
-    pair, underscore, tail = symbol.partition("_")
-    if underscore and _SUFFIX[market].fullmatch(underscore + tail) is None:
-        return False
-    coin_margined = bool(underscore) and pair.endswith("USD")
-    return coin_margined == (market == "cm") and 2 <= len(pair) <= 32 and all(map(_in_symbol, pair))
-
-
-def _in_symbol(letter: str) -> bool:
-    return letter in "0123456789" or unicodedata.category(letter) in ("Lu", "Lo")

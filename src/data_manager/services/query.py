@@ -21,10 +21,11 @@ import msgspec
 from msgspec import Meta, Struct
 
 from data_manager.domain.batch import Batch
-from data_manager.domain.dataset import Dataset, Series, is_symbol, make_series
+from data_manager.domain.dataset import Dataset, Series, make_series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import BadQuery
 from data_manager.domain.span import Span
+from data_manager.domain.symbols import is_symbol
 from data_manager.domain.time import EARLIEST_MS, LATEST_MS, parse_time
 from data_manager.ports import SeriesStore
 

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
-from data_manager.domain.dataset import is_symbol
 from data_manager.domain.errors import BadSetting
+from data_manager.domain.symbols import is_symbol
 from data_manager.domain.time import INTERVALS_MS
 
 ADDRESSES: Final = {

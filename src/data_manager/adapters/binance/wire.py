@@ -19,10 +19,11 @@ from data_manager.adapters.binance import wire_books as books
 from data_manager.adapters.binance import wire_precise as precise
 from data_manager.adapters.binance import wire_words as words
 from data_manager.adapters.binance.wire_words import Finish, Place
-from data_manager.domain.dataset import MARKETS, Dataset, is_symbol
+from data_manager.domain.dataset import MARKETS, Dataset
 from data_manager.domain.datasets import BY_EVENT
 from data_manager.domain.errors import BadSetting, Undecodable, UnknownKind
 from data_manager.domain.events import Event, Ignored, Outcome
+from data_manager.domain.symbols import is_symbol
 
 __all__ = ["DATASET_OF", "LABELLED", "Decoder", "Ignored", "Outcome", "dataset_of", "trace_parent"]
 

@@ -18,9 +18,10 @@ from data_manager.adapters.binance import wire_words as words
 from data_manager.adapters.binance.wire_books import label_symbol
 from data_manager.adapters.binance.wire_words import Place
 from data_manager.domain import events
-from data_manager.domain.dataset import MARKETS, is_symbol
+from data_manager.domain.dataset import MARKETS
 from data_manager.domain.errors import Invalid, Rejected, UnknownKind
 from data_manager.domain.events import Ignored
+from data_manager.domain.symbols import is_symbol
 
 Row = dict[str, Raw]
 
