@@ -22,7 +22,13 @@ def address_of(in_force: settings.Settings, at: str) -> str | None:
         if urlsplit(at).scheme not in ("http", "https") or not urlsplit(at).netloc:
             raise BadQuery("at", at, "must be an address such as http://127.0.0.1:8000")
         return at.rstrip("/")
-    return announced(in_force)
+    address = announced(in_force)
+    try:
+        if address is not None:
+            ask(address, "GET", "/health/liveness")
+    except DataManagerError:
+        return None  # it was killed, and somebody else has its number
+    return address
 
 
 def ask(address: str, method: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, Any]:
