@@ -241,7 +241,12 @@ async def _serve(listener: socket.socket, kind: str) -> None:
         conditions = Conditions(cast(Records, OneTruth()), _Clock())
         keeping_up = asyncio.create_task(every(1.0, "conditions", conditions.keep_up, _Clock()))
         config = uvicorn.Config(
-            _application(store, conditions), loop="uvloop", http="httptools", access_log=False, log_level="warning", lifespan="off"
+            _application(store, conditions),
+            loop="uvloop",
+            http="httptools",
+            access_log=False,
+            log_level="warning",
+            lifespan="off",
         )
         await uvicorn.Server(config).serve(sockets=[listener])
         keeping_up.cancel()

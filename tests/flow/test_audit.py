@@ -769,10 +769,16 @@ async def test_candles_are_judged_by_finer_ones_as_they_come(store: SeriesStore,
     await house.hold(fives(range(12, 20)))
     done = await house.auditor.run()
     assert done.crossed == Crossed(agreed=18, differing=1, unjudged=1)
-    told = [(one.series, one.start_ms, one.evidence["rule"], one.open) for one in house.told if one.kind is FindingKind.FLAWED]
+    told = [
+        (one.series, one.start_ms, one.evidence["rule"], one.open)
+        for one in house.told
+        if one.kind is FindingKind.FLAWED
+    ]
     assert told == [(FIVES.id, at(OFFSET + 55), "unlike candle.1m", True)]
     house.clock.now += 1
-    assert (await house.auditor.run()).crossed == Crossed(agreed=9 - 1, differing=1, unjudged=1), "tried again for an hour"
+    assert (await house.auditor.run()).crossed == Crossed(agreed=9 - 1, differing=1, unjudged=1), (
+        "tried again for an hour"
+    )
     await house.hold(minutes([OFFSET + 52]), origin="job:1")
     house.clock.now += 1
     again = (await house.auditor.run()).crossed

@@ -194,7 +194,11 @@ async def test_every_series_day_by_day(client: httpx2.AsyncClient, house: House)
     for one in body["data"]:
         assert all(abs(sum(day["shares"].values()) - 1) < 1e-9 for day in one["days"])
     some = (await client.get("/condition/matrix", params={"dataset": "candle", "limit": 1, "pair": "BTCUSDT"})).json()
-    assert ([one["series"] for one in some["data"]], some["pagination"]["total"], len(some["days"])) == ([SERIES], 1, 31)
+    assert ([one["series"] for one in some["data"]], some["pagination"]["total"], len(some["days"])) == (
+        [SERIES],
+        1,
+        31,
+    )
     bad = await client.get("/condition/matrix", params={"start": "2020-01-01", "end": "2023-01-01"})
     assert (bad.status_code, bad.json()["error"]["field"]) == (422, "start")
 

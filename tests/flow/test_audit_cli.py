@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from data_manager.domain.events import Event
 from data_manager.settings import SETTINGS
 from tests.contract.rows import trade
 from tests.flow.test_audit import at, fed, minutes
+from tests.servers import free_port
 
 
 @pytest.fixture(autouse=True)
@@ -123,6 +125,18 @@ def test_a_damaged_chunk_is_a_failure_and_no_gap_is_claimed(data_dir: Path, caps
     connection.close()
     assert run("um.candle.BTCUSDT.1m", "--full") == 1
     assert "um.candle.BTCUSDT.1m could not be audited" in capsys.readouterr().err
+
+
+def test_what_a_killed_service_left_behind_is_not_waited_for(
+    data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left = {"pid": os.getpid(), "api": f"http://127.0.0.1:{free_port()}"}
+    (data_dir / "service.json").write_text(json.dumps(left))
+    assert told(capsys)["audited"] == 2
+    assert run("--at", left["api"]) == 1
+    assert "no service answers" in capsys.readouterr().err
+    assert run("--at", "localhost:8000") == 2
+    assert "at " in capsys.readouterr().err
 
 
 def test_without_a_store_it_says_so(

@@ -30,7 +30,12 @@ NOW_MS = time.time_ns() // 1_000_000
 FIRST_MS = NOW_MS - NOW_MS % MINUTE_MS - 60 * MINUTE_MS
 SERIES = "um.candle.BTCUSDT.1m"
 MISSING = {7, 30, 31}
-QUICK = {"audit_interval": 1, "enable_backfiller": "false", "leader_election_timeout": 2, "leader_election_heartbeat_interval": 1}
+QUICK = {
+    "audit_interval": 1,
+    "enable_backfiller": "false",
+    "leader_election_timeout": 2,
+    "leader_election_heartbeat_interval": 1,
+}
 
 
 def at(minute: int) -> int:
@@ -142,7 +147,9 @@ async def complete(audited: Audited, share: float) -> Any:
     def page() -> Any:
         return audited.api.page("/data/candles", **query)
 
-    await eventually(lambda: page()["metadata"]["data_completeness"] == share, within_s=20, what=str(page()["coverage"]))
+    await eventually(
+        lambda: page()["metadata"]["data_completeness"] == share, within_s=20, what=str(page()["coverage"])
+    )
     return page()
 
 

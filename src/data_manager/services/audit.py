@@ -172,9 +172,7 @@ class Auditor:
         told = {(one.market, one.symbol): one.life for one in await self._truth.lives()}
         changed = {whose for whose in told.keys() | self._lives.keys() if told.get(whose) != self._lives.get(whose)}
         if changed and self._lives_known:
-            self._other_life |= {
-                name for name in self._known if (name.split(".")[0], name.split(".")[2]) in changed
-            }
+            self._other_life |= {name for name in self._known if (name.split(".")[0], name.split(".")[2]) in changed}
         self._lives, self._lives_known = told, True
 
     # ---- one series ----------------------------------------------------------------------------------------------

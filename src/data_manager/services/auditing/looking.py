@@ -335,9 +335,7 @@ class Walk:
                 raise
             return await self._looking.until(self.series, self.names, anchor, damage.start_ms), False, damage
 
-    async def _judged(
-        self, rows: Batch, from_ms: int | None, last: bool, damage: DamagedRows | None = None
-    ) -> Judged:
+    async def _judged(self, rows: Batch, from_ms: int | None, last: bool, damage: DamagedRows | None = None) -> Judged:
         newest_ms = int(rows.time_ms.max()) if len(rows) else self.extent.last_ms
         end_ms = await self.end_ms(newest_ms) if last else whole_until_ms(self.series, newest_ms, self.settled_ms)
         if damage is not None:
