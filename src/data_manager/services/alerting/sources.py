@@ -39,6 +39,7 @@ _WORDS: Final[Mapping[str, str]] = {
     FindingKind.PARSE_ERRORS.value: "too much of what comes cannot be kept",
     FindingKind.MISLABELLED.value: "books are not of the symbol they name",
     FindingKind.LEADERLESS.value: "no replica does the work that one does for all",
+    FindingKind.OUTDATED.value: "a process of another release still runs, and may write nothing",
     FindingKind.DRIFT.value: "a database's indexes or retention are not what they should be",
     FindingKind.FLAWED.value: "rows break a check",
     FindingKind.CORRUPT.value: "what is held cannot be read",
