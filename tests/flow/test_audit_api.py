@@ -161,6 +161,20 @@ async def test_without_times_the_last_day_is_asked_for(client: httpx2.AsyncClien
     assert (body["start_ms"], body["end_ms"]) == (house.clock.now - 86_400_000, house.clock.now)
 
 
+async def test_what_was_audited_when_and_by_which_rules(client: httpx2.AsyncClient, house: House) -> None:
+    never = (await client.get("/audit/coverage", params={"series": SERIES})).json()
+    assert (never["looked_ms"], never["until_ms"], never["spans"], never["flaws"]) == (None, None, [], [])
+    await client.post("/audit/run")
+    body = (await client.get("/audit/coverage", params={"series": SERIES})).json()
+    assert (body["looked_ms"], body["swept_ms"], body["until_ms"]) == (house.clock.now, house.clock.now, at(50))
+    assert [(one["start_ms"], one["end_ms"], one["result"]) for one in body["spans"]] == [
+        (at(0), at(7), "pass"), (at(7), at(8), "fail"), (at(8), at(50), "pass"),
+    ]  # fmt: skip
+    assert {one["rule_version"] for one in body["spans"]} == {body["rule_version"]}
+    assert {one["audited_ms"] for one in body["spans"]} == {house.clock.now}
+    assert (await client.get("/audit/coverage")).json()["error"]["field"] == "series"
+
+
 async def test_the_longest_clean_segments_of_a_book(client: httpx2.AsyncClient, house: House) -> None:
     await house.hold([depth_update(number) for number in range(1, 400) if number not in (100, 101, 350)])
     await client.post("/audit/run")

@@ -16,15 +16,18 @@ from data_manager.api.truth_schema import (
     AuditDone,
     AuditUnderWay,
     ConditionFact,
+    Coverage,
     Ledger,
     LedgerFact,
 )
 from data_manager.domain.condition import range_facts
 from data_manager.domain.errors import BadQuery, NotFound
 from data_manager.domain.ledger import LedgerEntry
+from data_manager.domain.truth import Mark, SeriesTruth
 from data_manager.ports import Clock
 from data_manager.ports_truth import TruthStore
 from data_manager.services.auditing.desk import HOLES_MAX, Asked, Desk, audit_facts
+from data_manager.services.auditing.entering import RULE_VERSION
 from data_manager.services.conditions import Conditions
 from data_manager.services.query import OFFSET_MAX, whole
 
@@ -57,8 +60,8 @@ class Truth(NamedTuple):
 
 
 def truth_routes(truth: Truth) -> list[APIRoute]:
-    """/condition, /audit/run, /audit/runs/{run} and /audit/holes."""
-    return [_condition(truth), _holes(truth), _run(truth), _status(truth)]
+    """/condition, /audit/run, /audit/runs/{run}, /audit/holes and /audit/coverage."""
+    return [_condition(truth), _holes(truth), _coverage(truth), _run(truth), _status(truth)]
 
 
 def _condition(truth: Truth) -> APIRoute:
@@ -107,6 +110,26 @@ def _holes(truth: Truth) -> APIRoute:
             _query("start", "2023-04-04T00:00:00Z"), _query("end", "1680652800000"), _query("limit", "100"),
             _query("offset", "0"),
         ]},
+    )  # fmt: skip
+
+
+def _coverage(truth: Truth) -> APIRoute:
+    async def coverage(request: Request) -> Reply:
+        series = series_of(words_of(request, "series").get("series"), truth.market)
+        [known] = await truth.store.truths([series.id]) or [SeriesTruth(series=series.id)]
+        mark = known.mark or Mark(looked_ms=0, swept_ms=0)
+        return _reply({
+            "series": series.id, "rule_version": RULE_VERSION, "looked_ms": mark.looked_ms or None,
+            "swept_ms": mark.swept_ms or None, "until_ms": mark.until_ms,
+            "spans": [{**structs.asdict(one), "result": one.result.value} for one in known.coverage],
+            "flaws": [structs.asdict(one) for one in known.flaws],
+        })  # fmt: skip
+
+    return Endpoint(
+        "/audit/coverage", coverage, name="coverage", operation_id="get_coverage", tags=["truth"],
+        summary="Which spans of a series were audited, when, by which rules, with what result.",
+        responses={200: {"model": Coverage}, **_ERRORS},
+        openapi_extra={"parameters": [_query("series", "um.candle.BTCUSDT.1m", required=True)]},
     )  # fmt: skip
 
 

@@ -82,6 +82,37 @@ class Ledger(BaseModel):
     pagination: LedgerPagination
 
 
+class AuditedSpan(BaseModel):
+    """A span and what became of its audit. At every instant the newest audit counts."""
+
+    start_ms: int
+    end_ms: int
+    result: Annotated[str, Field(description="pass, warn, fail, or unknown: it could not be done.", examples=["pass"])]
+    rule_version: int
+    audited_ms: Annotated[int, Field(description="When; of joined spans the oldest time.")]
+
+
+class FlawFact(BaseModel):
+    """Something wrong with a span besides holes."""
+
+    start_ms: int
+    end_ms: int
+    reason: Annotated[str, Field(examples=["spike", "unlike candle.1m"])]
+    lost: Annotated[bool, Field(description="Its rows are not there.")]
+
+
+class Coverage(BaseModel):
+    """All that the audits looked at of a series; times are null where they never did."""
+
+    series: str
+    rule_version: Annotated[int, Field(description="Of the rules now: what older ones said is unverified.")]
+    looked_ms: Annotated[int | None, Field(description="When the last audit looked.")]
+    swept_ms: Annotated[int | None, Field(description="When the last one that looked at everything began.")]
+    until_ms: Annotated[int | None, Field(description="What lies before it was judged.")]
+    spans: list[AuditedSpan]
+    flaws: list[FlawFact]
+
+
 class RangeFact(BaseModel):
     """A stretch of one condition."""
 
