@@ -71,8 +71,7 @@ class Auditing:
         except (Conflict, Corrupt, Unavailable) as error:
             self.auditor.failures[type(error).__name__] += 1
             self._failure = str(error)
-            _log.warning("the audit was not done", reason=str(error))
-            raise Unavailable(str(error)) from error
+            raise Unavailable(f"the audit was not done: {error}") from error  # logged by every(), and tried again
         if not done:
             self._audited_s = CLOCK.monotonic_s()  # it is ours to be late from the moment we lead
         return done
