@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,10 +18,10 @@ import structlog
 from data_manager import telemetry
 from data_manager.adapters.clock import SystemClock
 from data_manager.domain.dataset import Series
-from data_manager.domain.errors import BadQuery, BadSetting, Corrupt, DataManagerError, Unavailable
+from data_manager.domain.errors import BadSetting, Corrupt, DataManagerError, Unavailable
+from data_manager.ports import Extent, MetadataStore, SeriesStore
 from data_manager.service.access import mongo_access, nats_access
 from data_manager.service.front import announcing, banner, bound, listen, signals
-from data_manager.ports import Extent, MetadataStore, SeriesStore
 from data_manager.settings import Settings
 
 if TYPE_CHECKING:
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from data_manager.services.reconciling import Reconciled
     from data_manager.services.replay import ReplayProgress, ReplayReport
     from data_manager.services.reporting import Reporter
+    from data_manager.services.retain import Retained
 
 _log = structlog.get_logger(__name__)
 _CLOCK = SystemClock()
@@ -332,6 +332,33 @@ async def backfill(settings: Settings, asked: Asked, *, wait: bool, tell: Tell) 
         return await errand(settings, meta, open_store, open_sources, asked, wait=wait, tell=tell)
 
 
+async def retain(
+    settings: Settings,
+    series: Sequence[Series] | None,
+    *,
+    dry_run: bool,
+    force: bool,
+    tell: Callable[[int, int, str], None],
+) -> Retained:
+    """Let go of what is older than its retention, where no service does it; see service/keeping.py."""
+    from data_manager.adapters.meta.sql import open_meta
+    from data_manager.service.keeping import retain_alone, retention_of
+    from data_manager.services.certify import Certifier
+    from data_manager.services.conditions import Conditions
+    from data_manager.services.reporting import Reporter
+
+    async with AsyncExitStack() as stack:
+        meta = await open_meta(settings.metadata_url)
+        stack.push_async_callback(meta.close)
+        if dry_run:
+            store = await stack.enter_async_context(reader(settings))
+            certifier = Certifier(store, meta, Conditions(meta, _CLOCK), _CLOCK)
+            retention = retention_of(settings, store, meta, certifier, Reporter(meta.keep_findings), "")
+            return await retention.run(series, dry_run=True, force=force, progress=tell)
+        store, _ = await stack.enter_async_context(writer(settings))
+        return await retain_alone(settings, store, meta, series, force=force, tell=tell)
+
+
 async def reconcile(
     settings: Settings, series: Series, span: Span, *, source: Choice, progress: Callable[[int, int, str], None]
 ) -> Reconciled:
@@ -373,54 +400,3 @@ async def replay(
         for one in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(one, work.stop)
         return await work.run()
-
-
-async def migrate_check(settings: Settings) -> list[str]:
-    """What migrate would do, and what it could not mend, one line each; none: there is nothing to do."""
-    from data_manager.adapters.meta.migrate import plan
-
-    lines = [f"metadata: {revision} is to be applied" for revision in (await plan(settings.metadata_url)).apply]
-    if settings.rows_url is not None:
-        from data_manager.adapters.mongo.store import open_mongo
-
-        store = await open_mongo(mongo_access(settings))
-        try:
-            lines += [f"rows: {drift}" for drift in await store.drift()]
-        finally:
-            await store.close()
-    return lines
-
-
-async def migrate_to(settings: Settings, revision: str, *, undo: bool) -> list[str]:
-    """Bring the metadata to that revision; what was done, one line each. A way back raises BadQuery without undo."""
-    from data_manager.adapters.meta.migrate import migrate as apply
-    from data_manager.adapters.meta.migrate import plan, step_back
-
-    url = settings.metadata_url
-    way = await plan(url, revision)
-    if not way.undo:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
-        return [f"metadata: applied {one}" for one in (await apply(url, revision) if way.apply else ())]
-    if not undo:
-        lost = f"{' '.join(way.undo)} would be undone, and what only they can hold would be lost"
-        fix = "try it on a copy, stop every process that uses the database, and add --yes"
-        raise BadQuery("yes", False, f"{lost}: {fix}")
-    return [f"metadata: undid {one}" for one in await step_back(url, revision)]
-
-
-async def migrate(settings: Settings) -> list[str]:
-    """Bring both databases to this version's layout; what was done, one line each."""
-    from data_manager.adapters.meta.migrate import migrate as apply
-
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    done = [f"metadata: applied {revision}" for revision in await apply(settings.metadata_url)]
-    if settings.rows_url is not None:
-        from data_manager.adapters.mongo.store import open_mongo
-
-        store = await open_mongo(mongo_access(settings))
-        try:
-            done += [f"rows: {line}" for line in await store.migrate()]
-            done += [f"rows: left as it is: {drift}" for drift in await store.drift()]
-        finally:
-            await store.close()
-    return done

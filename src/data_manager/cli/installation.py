@@ -67,16 +67,16 @@ def migrate(
     With --to an earlier revision, before an earlier version of the program is installed: what only the later one can
     hold is lost. A service of this version that starts afterwards brings it forward again.
     """
-    from data_manager import app
+    from data_manager.service import migrating
 
     if to and check:
         raise BadQuery("check", True, "says what a migration to this version would do: leave out --to")
     in_force = settings.load(os.environ)
     quiet_logs()
     if check:
-        _say_pending(asyncio.run(app.migrate_check(in_force)), as_json=as_json)
+        _say_pending(asyncio.run(migrating.check(in_force)), as_json=as_json)
         return
-    done = asyncio.run(app.migrate_to(in_force, to, undo=yes) if to else app.migrate(in_force))
+    done = asyncio.run(migrating.move_to(in_force, to, undo=yes) if to else migrating.migrate(in_force))
     if as_json:
         say_json({"applied": done})
     else:
