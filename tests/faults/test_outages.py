@@ -114,9 +114,10 @@ async def test_a_store_that_may_only_be_read_holds_everything_back_and_still_ans
 async def test_a_store_that_takes_seconds_for_a_commit_falls_behind_and_catches_up(
     server: NatsServer, tmp_path: Path, lines: list[Line], told: Told
 ) -> None:
+    """What is in hand longer than NATS_ACK_WAIT_S is not delivered again meanwhile."""
     illness = tmp_path / "illness"
     async with (
-        running(sick(tmp_path, server, message_queue_size=IN_HAND_MAX)) as service,
+        running(sick(tmp_path, server, message_queue_size=IN_HAND_MAX, nats_ack_wait_s=1)) as service,
         connected(server.url) as client,
     ):
         await feed(server.url, service, [line.enveloped for line in lines[:500]])
@@ -133,7 +134,9 @@ async def test_a_store_that_takes_seconds_for_a_commit_falls_behind_and_catches_
         assert figures.of("events_in_flight") > 0
         illness.unlink()
         await recovered(service, client, told)
-        told(messages=len(lines), seconds_slow=ILL_S)
+        redelivered = service.figures().of("messages_received_total", event_type="raw") - len(lines)
+        told(messages=len(lines), seconds_slow=ILL_S, redelivered=redelivered)
+        assert redelivered == 0
         await require_all(service, lines)
         assert await findings(service) == []
         assert await service.stop() < 5.0

@@ -24,6 +24,7 @@ from nats.js import JetStreamContext, api
 
 from data_manager.adapters.bus.connection import Arrived, NatsConnection, flush, translated
 from data_manager.adapters.bus.handover import DRAIN_S, Arrivals, NatsBus
+from data_manager.adapters.bus.holding import IN_PROGRESS, Holding
 from data_manager.adapters.bus.lane import Lane
 from data_manager.adapters.bus.nats_stream import Standing, StreamOptions, ensure, look
 from data_manager.domain.errors import Unavailable
@@ -35,13 +36,13 @@ _STATE_S: Final = 2.0
 _OWED_S: Final = 1.0
 _ASKED_AGAIN: Final = 3
 _AGAIN_S: Final = 0.1  # what is owed is there: this is only waited for when it is owed by somebody else
-_ACKS_PER_TURN: Final = 1_000  # then the loop may turn: 2.6 ms
+_WORDS_PER_TURN: Final = 1_000  # then the loop may turn: 2.6 ms
 
 _log = structlog.get_logger(__name__)
 
 
 class NatsJetStream(NatsBus):
-    """At least once: what is not acknowledged within ack_wait_s comes again, to this replica or to another."""
+    """At least once: what nobody acknowledges or still works on comes again, to this replica or to another."""
 
     def __init__(
         self, connection: NatsConnection, subject: str, *, clock: Clock, options: StreamOptions | None = None
@@ -51,6 +52,7 @@ class NatsJetStream(NatsBus):
         self._heartbeat_s = self._options.heartbeat_s
         self._in_hand: dict[str, int] = {}  # token -> bytes
         self._bytes_in_hand = 0
+        self._holding = Holding(self._options.ack_wait_s)
         self._stale: set[str] = set()  # tokens in hand whose stream is gone: their sequences now mean other messages
         self._lanes: list[Lane] = []
         self._nudge = asyncio.Event()
@@ -69,16 +71,8 @@ class NatsJetStream(NatsBus):
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
         """See Bus. A delivery acknowledged twice counts once."""
         tokens = self._release(deliveries)
-        client = self._connection.client
-        try:
-            for start in range(0, len(tokens), _ACKS_PER_TURN):
-                if client is None:
-                    break
-                for token in tokens[start : start + _ACKS_PER_TURN]:
-                    await client.publish(token)
-                await asyncio.sleep(0)
-        except NatsError as error:
-            _log.debug("acks lost with the connection: these come again", error=str(error))
+        if self._connection.client is not None:
+            await _say(self._connection.client, tokens, b"")
         self._nudge.set()
 
     def drops(self) -> list[Dropped]:
@@ -126,8 +120,12 @@ class NatsJetStream(NatsBus):
         with translated("JetStream"):
             self._lanes = [await Lane.opened(self, client, self._next, self._heartbeat_s) for _ in range(_LANES)]
             self._connection.up()
-            await self._pull(client)
-            await self._drain()
+            holding = asyncio.create_task(self._hold(client), name="nats holding")
+            try:
+                await self._pull(client)
+                await self._drain()
+            finally:
+                holding.cancel()
         await self._collect_owed(client, sum(lane.left for lane in self._lanes))
 
     async def _pull(self, client: Client) -> None:
@@ -142,6 +140,13 @@ class NatsJetStream(NatsBus):
             if asyncio.get_running_loop().time() >= watch:
                 await self._listen(client)
                 watch = asyncio.get_running_loop().time() + self._heartbeat_s
+
+    async def _hold(self, client: Client) -> None:
+        """Tell the server now and then what we still work on."""
+        while True:
+            await asyncio.sleep(self._holding.interval_s)
+            due = [token for token in self._holding.due(self._in_hand) if token not in self._stale]
+            await _say(client, due, IN_PROGRESS)
 
     async def _ask(self, client: Client) -> None:
         rows_max, bytes_max = self._options.in_flight_max, self._options.in_flight_bytes_max
@@ -272,6 +277,17 @@ class NatsJetStream(NatsBus):
             return None
         self._discarded.note(standing, next(reversed(self._in_hand), None), self._clock.now_ms())
         return standing.pending
+
+
+async def _say(client: Client, tokens: Sequence[str], word: bytes) -> None:
+    """The same word for each of these deliveries; an empty one acknowledges."""
+    try:
+        for start in range(0, len(tokens), _WORDS_PER_TURN):
+            for token in tokens[start : start + _WORDS_PER_TURN]:
+                await client.publish(token, word)
+            await asyncio.sleep(0)
+    except NatsError as error:
+        _log.debug("lost with the connection: these come again", word=word or b"ack", error=str(error))
 
 
 class _Discarded:
