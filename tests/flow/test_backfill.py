@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 
 from data_manager.adapters.meta.sql import SqlMetaStore, open_meta
+from data_manager.domain import job as jobs
 from data_manager.domain.batch import STREAM, Batch, pack
 from data_manager.domain.condition import EVER
 from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import BadQuery, Corrupt, Throttled, Unavailable
 from data_manager.domain.events import AggTrade, Candle, Event, Number
+from data_manager.domain.finding import Finding, FindingKind
 from data_manager.domain.job import FAILURES_MAX, Job, JobState, Target
 from data_manager.domain.span import Span
 from data_manager.domain.time import DAY_MS, MINUTE_MS, parse_time
@@ -209,8 +211,6 @@ async def test_a_job_that_is_cancelled_stops_and_can_be_retried(stage: Stage, mo
     stage.source.troubles = [None, Unavailable("for a moment")]
     job = await stage.ask(span(0, 240))
     await stage.run()
-    from data_manager.domain import job as jobs
-
     waiting = await stage.job(job)
     assert (waiting.state, waiting.done) == (JobState.PENDING, (span(0, 60),))
     await stage.meta.keep_job(jobs.cancelled(waiting, None, NOW_MS))
@@ -228,8 +228,6 @@ async def test_a_job_cancelled_while_its_source_keeps_us_waiting_is_laid_down(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("data_manager.services.backfilling.running._BEAT_S", 0.02)
-    from data_manager.domain import job as jobs
-
     stage = Stage(stage.meta, stage.source, stage.store, WallClock())
     stage.source.gate.clear()
     job = await stage.ask(span(0, 60))
@@ -308,6 +306,31 @@ async def test_a_job_of_which_a_part_is_offered_by_nobody_is_never_called_comple
     archive = await stage.ask(span(0, 10), source="archive")
     await stage.run()
     assert "source archive" in str((await stage.job(archive)).error)
+
+
+async def test_who_asked_for_a_job_that_failed_is_told_until_it_is_done(stage: Stage) -> None:
+    told: list[Finding] = []
+    stage.backfiller = Backfiller(
+        [stage.source], stage.store.append, stage.clock, owner="me", at_once=1, report=told.extend
+    )
+    stage.source.troubles = [
+        BadQuery("symbol", "XUSDT", "Invalid symbol."),
+        BadQuery("symbol", "XUSDT", "Invalid symbol."),
+    ]
+    job = await stage.ask(span(0, 60))
+    await stage.meta.submit_job(new_job(TRADES, [Target(START_MS, START_MS + 5)], NOW_MS, by="audit", priority=9))
+    await stage.run()
+    [failure] = told
+    assert (failure.kind, failure.series, failure.open, failure.evidence["job"]) == (
+        FindingKind.ABANDONED,
+        MINUTE.id,
+        True,
+        job.id,
+    )
+    await stage.meta.keep_findings(told)
+    await stage.meta.submit_job(jobs.retried(await stage.job(job), NOW_MS))
+    await stage.run()
+    assert [(one.id, one.open) for one in told] == [(failure.id, True), (failure.id, False)]
 
 
 async def test_a_bug_ends_the_job_and_no_other(stage: Stage) -> None:

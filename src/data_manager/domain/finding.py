@@ -37,6 +37,7 @@ class FindingKind(Enum):
     UNAUDITED = "unaudited"  # an audit could not be done
     SHED = "shed"  # let go by ourselves, because the store was about to be full
     DIFFERS = "differs"  # what is held is not what a source says, or two sources do not say the same
+    ABANDONED = "abandoned"  # a backfill that somebody asked for failed for good
 
 
 def kind_named(word: str) -> FindingKind:

@@ -81,6 +81,7 @@ class Mending:
             CLOCK,
             owner=campaign.holder,
             at_once=settings.max_concurrent_tasks,
+            report=reporter.report,
             plan=by_cost,
         )
         self.healing = Healing(

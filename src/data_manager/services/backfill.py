@@ -18,6 +18,7 @@ import structlog
 
 from data_manager.domain import job as jobs
 from data_manager.domain.errors import Conflict, DataManagerError, NotFound, Throttled, Unavailable
+from data_manager.domain.finding import Finding, FindingKind, finding_id
 from data_manager.domain.job import Job, JobState
 from data_manager.ports import Clock, LeaseLost, Records
 from data_manager.ports_jobs import JobStore
@@ -29,6 +30,9 @@ from data_manager.services.planning import by_cost
 ENDED_MAX: Final = 10_000
 """Jobs that ended and are remembered."""
 
+OWN: Final = ("audit", "finding")
+"""Who asks for jobs on our own account: auto-heal."""
+
 _LOOK_S: Final = 0.5  # new ones are taken up within
 _PAUSE_S, _PAUSE_GROWS, _PAUSE_MAX_S = 2.0, 3.0, 900.0  # after a failure
 _LAST_WORDS_S: Final = 1.0
@@ -36,6 +40,7 @@ _PRUNE_S: Final = 600.0
 _LISTED_MAX: Final = 1_000
 _log = structlog.get_logger(__name__)
 Change = Callable[[Job], Job]
+Report = Callable[[Sequence[Finding]], None]
 
 
 class Backfiller:
@@ -50,12 +55,17 @@ class Backfiller:
         owner: str,
         at_once: int,
         plan: Plan = by_cost,
+        report: Report | None = None,
     ) -> None:
-        """owner: a name for this process that no other has. at_once: jobs that run at the same time."""
+        """owner: a name for this process that no other has. at_once: jobs that run at the same time.
+
+        report takes a finding of each job that somebody asked for and that failed for good, and its end.
+        """
         self.rows: Counter[str] = Counter()
         self.ended: Counter[str] = Counter()
         self._sources = sources
         self._plan = plan
+        self._report = report or _nobody
         self._append = append
         self._clock = clock
         self._owner = owner
@@ -124,7 +134,7 @@ class Backfiller:
 
     async def _work(self, job: Job, records: Records) -> None:
         run = Run(job, records, self._sources, self._plan, self._append, records.keep_dead, self._clock)
-        working = asyncio.create_task(self._run(run), name=f"work at job {job.id}")
+        working = asyncio.create_task(self._run(run, records), name=f"work at job {job.id}")
         beating = asyncio.create_task(run.beat(), name=f"heartbeat of job {job.id}")
         try:
             done, _ = await asyncio.wait((working, beating), return_when=asyncio.FIRST_COMPLETED)
@@ -142,7 +152,7 @@ class Backfiller:
             await _halt(working, beating)
             self._count(job, run.job)
 
-    async def _run(self, run: Run) -> None:
+    async def _run(self, run: Run, records: Records) -> None:
         """Run it, and keep how that ended. The job boundary: what goes wrong with a job ends that job alone."""
         try:
             await run.all()
@@ -156,6 +166,21 @@ class Backfiller:
             _log.error("a job met a bug", job=run.job.id, series=run.job.series, exc_info=error)
             await run.keep(self._failed(f"a bug: {type(error).__name__}: {error}"))
         self._tell(run.job)
+        await self._find(run.job, records)
+
+    async def _find(self, job: Job, records: Records) -> None:
+        """Somebody asked for it and has to be told that it failed; holes that stay open are told by the audit."""
+        if job.by in OWN or job.open:
+            return
+        now_ms = self._clock.now_ms()
+        failure = abandoned(job, now_ms)
+        if job.state is JobState.FAILED:
+            self._report([failure])
+        elif job.attempts > 1:
+            standing, _ = await records.findings(
+                limit=_LISTED_MAX, kind=FindingKind.ABANDONED, series=job.series, open_only=True
+            )
+            self._report([one.resolved(now_ms, now_ms) for one in standing if one.id == failure.id])
 
     def _after(self, error: SourceFailed | NotOffered) -> Change:
         """What becomes of a job whose source cannot be asked, or not now."""
@@ -200,6 +225,26 @@ class Backfiller:
             absent=len(job.absent) + job.absent_more,
             reason=job.error,
         )
+
+
+def abandoned(job: Job, now_ms: int) -> Finding:
+    """A job that failed for good."""
+    span = job.span
+    return Finding(
+        id=finding_id(FindingKind.ABANDONED, job.series, job.id, span.start_ms),
+        kind=FindingKind.ABANDONED,
+        series=job.series,
+        stream=None,
+        severity="warning",
+        start_ms=span.start_ms,
+        end_ms=span.end_ms,
+        evidence={"job": job.id, "why": (job.error or "")[:200], "asked_by": job.by},
+        found_ms=now_ms,
+    )
+
+
+def _nobody(findings: Sequence[Finding]) -> None:
+    """Findings that nobody takes."""
 
 
 def _pause_ms(job: Job, least_s: float) -> int:

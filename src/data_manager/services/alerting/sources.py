@@ -45,6 +45,8 @@ _WORDS: Final[Mapping[str, str]] = {
     FindingKind.CORRUPT.value: "what is held cannot be read",
     FindingKind.UNAUDITED.value: "an audit could not be done",
     FindingKind.SHED.value: "events are let go: the store is about to be full",
+    FindingKind.DIFFERS.value: "what is held is not what a source says",
+    FindingKind.ABANDONED.value: "a backfill that was asked for failed",
 }
 
 
