@@ -57,7 +57,7 @@ def read(dataset: Dataset, series: Series, segments: Sequence[Segment], load: Lo
     missing = None if question.limit is None else question.offset + question.limit
     wanted = [segment for segment in segments if _may_hold(segment, question)]
     for cluster in _in_order(clusters(wanted), question.descending):
-        rows = _filtered(_settled(dataset, cluster, placed, load), question)
+        rows = _filtered(_settled(dataset, cluster, placed, load), question, missing)
         found.append(rows)
         if missing is not None:
             missing -= len(rows)
@@ -104,8 +104,11 @@ def _may_hold(segment: Segment, question: Question) -> bool:
         return False
     if question.after is not None and (first >= question.after if question.descending else last <= question.after):
         return False
-    if question.span is None or isinstance(segment, Batch):
+    if question.span is None:
         return True
+    if isinstance(segment, Batch):  # its times are known at once only where they are its keys
+        by_time = segment.dataset.key[0] == segment.dataset.time
+        return not by_time or (last >= question.span.start_ms and first < question.span.end_ms)
     return segment.last_ms >= question.span.start_ms and segment.first_ms < question.span.end_ms
 
 
@@ -125,7 +128,8 @@ def _settled(dataset: Dataset, cluster: list[Segment], names: Sequence[str], loa
     return settle(joined([_rows(segment, needed, load) for segment in cluster])).select(names)
 
 
-def _filtered(rows: Batch, question: Question) -> Batch:
+def _filtered(rows: Batch, question: Question, most: int | None) -> Batch:
+    """The rows that answer the question, the first most of them in the direction of reading, in key order."""
     mask = np.ones(len(rows), np.bool_)
     if question.span is not None:
         mask &= (rows.time_ms >= question.span.start_ms) & (rows.time_ms < question.span.end_ms)
@@ -133,7 +137,8 @@ def _filtered(rows: Batch, question: Question) -> Batch:
         mask &= (rows.key >= question.keys[0]) & (rows.key <= question.keys[1])
     if question.after is not None:
         mask &= rows.key < question.after if question.descending else rows.key > question.after
-    return rows if mask.all() else rows.take(mask)
+    end = slice(None) if most is None else slice(-most, None) if question.descending else slice(0, most)
+    return rows.take(end) if mask.all() else rows.take(np.flatnonzero(mask)[end])
 
 
 def _cut(rows: Batch, question: Question) -> Batch:
