@@ -40,12 +40,14 @@ class Patience(Struct, frozen=True, kw_only=True):
     least_ms: int = 0
 
 
-def ripe(entry: LedgerEntry, now_ms: int, patience: Patience) -> bool:
-    """Whether a job should be made for an open hole now."""
+def ripe_from_ms(entry: LedgerEntry, patience: Patience) -> int | None:
+    """From when on a job should be made for a hole; None: for this one none is."""
     if entry.state is not HoleState.OPEN or entry.end_ms - entry.start_ms < patience.least_ms:
-        return False
-    pause = _PAUSES[min(entry.attempts, len(_PAUSES) - 1)] if _tried(entry) else 0
-    return now_ms >= entry.history[-1].at_ms + pause * patience.ask_again_ms if entry.history else True
+        return None
+    if not _tried(entry):
+        return 0
+    pause = _PAUSES[min(entry.attempts, len(_PAUSES) - 1)] * patience.ask_again_ms
+    return entry.history[-1].at_ms + pause
 
 
 def job_of(entry: LedgerEntry) -> str | None:

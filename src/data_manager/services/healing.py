@@ -22,7 +22,7 @@ from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import Conflict, DataManagerError, NotFound, Unavailable
 from data_manager.domain.job import OPEN, Job, Target, expected_rows, targets_joined
 from data_manager.domain.ledger import HoleState, LedgerEntry, due
-from data_manager.domain.mending import Patience, after_job, asked_again, given_up, healing, job_of, ripe
+from data_manager.domain.mending import Patience, after_job, asked_again, given_up, healing, job_of, ripe_from_ms
 from data_manager.domain.span import Span, intersection, union
 from data_manager.domain.time import HOUR_MS
 from data_manager.domain.truth import SeriesTruth, TruthChange
@@ -89,6 +89,8 @@ class Healing:
         self._patience = patience or Patience()
         self._certifier = certifier
         self._rechecked_s: float | None = None
+        self._versions: Mapping[str, int] = {}  # of the ledger, when the open holes were read last
+        self._ripe_ms = 0  # when the turn of the next of them comes
         self._begun: set[str] = set()  # jobs whose end was not looked at yet
 
     async def turn(self, records: Records) -> None:
@@ -104,9 +106,7 @@ class Healing:
 
     async def _begin(self, records: Records, free: int) -> int:
         """Make jobs for the holes whose turn it is, the latest lost first; how many."""
-        now_ms = self._clock.now_ms()
-        opened = await _entries(records, [HoleState.OPEN])
-        ripe_ones = [one for one in opened if ripe(one, now_ms, self._patience) and not _grows(one, now_ms)]
+        ripe_ones = await self._ripe(records) if free else []
         of_series = {name: [*group] for name, group in groupby(ripe_ones, key=attrgetter("series"))}
         made = 0
         for name in sorted(of_series, key=lambda it: max(one.end_ms for one in of_series[it]), reverse=True):
@@ -117,6 +117,23 @@ class Healing:
             elif can_be_had_again(dataset) and made < free:
                 made += await self._make_job(records, series, of_series[name][:_TARGETS_MAX])
         return made
+
+    async def _ripe(self, records: Records) -> list[LedgerEntry]:
+        """The open holes whose turn it is. Reads them only where the ledger changed, or the turn of one has come."""
+        now_ms, versions = self._clock.now_ms(), await records.truth_versions()
+        if versions == self._versions and now_ms < self._ripe_ms:
+            return []
+        found, later = list[LedgerEntry](), [now_ms + _STILL_MS]
+        for one in await _entries(records, [HoleState.OPEN]):
+            from_ms = ripe_from_ms(one, self._patience)
+            if from_ms is None or _grows(one, now_ms):
+                continue
+            if from_ms <= now_ms:
+                found.append(one)
+            else:
+                later.append(from_ms)
+        self._versions, self._ripe_ms = versions, now_ms if found else min(later)
+        return found
 
     async def _make_job(self, records: Records, series: Series, holes: Sequence[LedgerEntry]) -> bool:
         """One job for holes of one series; whether it is new."""
