@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from tests import cluster as clusters
 from tests.cluster import Cluster
 from tests.conftest import eventually
 from tests.faults.streams import trade
-from tests.mongo_server import AnyServer, fresh_name, mongo_server
+from tests.mongo_server import AnyServer, fresh_name, mongo_server, raw
 from tests.mysql_server import MySqlServer, mysql_server
 from tests.servers import fresh, running_server
 from tests.service import (
@@ -113,6 +114,27 @@ async def test_every_role_is_ready_and_names_what_it_stands_on(cluster: Cluster)
     assert cluster.api.page("/health/connections")["nats"] is None
     lease = cluster.all("work")[0].page("/health/connections")["lease"]
     assert (lease["leading"], lease["epoch"]) == (True, 1)
+
+
+async def test_drift_is_found_by_who_leads_and_ends_when_it_is_mended(
+    cluster: Cluster, mysql_server: MySqlServer, tmp_path: Path
+) -> None:
+    access = replace(cluster.mongo, database=fresh_name())
+    with raw(access) as client:
+        trades = client[access.database]["trades_BTCUSDT"]
+        trades.create_index([("symbol", 1)], name="somebodys")
+        own = Cluster(tmp_path, cluster.nats_url, access, await mysql_server.fresh())
+        async with clusters.running(own):
+            await own.start("work-1")
+            drifts = partial(own.services["work-1"].page, "/findings", kind="drift")
+            await eventually(lambda: bool(drifts(open="true")["data"]), what="the finding")
+            [drift] = drifts()["data"]
+            assert (drift["evidence"]["problems"], "dm_time: is missing" in drift["evidence"]["first"]) == (2, True)
+            trades.drop_index("somebodys")
+            assert "created dm_time" in own.services["work-1"].command("migrate").decode()
+            await own.services["work-1"].stop()
+            await own.start("work-2")  # who leads next looks at once
+            await eventually(lambda: not own.services["work-2"].page("/findings", open="true")["data"], what="its end")
 
 
 # ---- what one replica does not hear ----------------------------------------------------------------------------------

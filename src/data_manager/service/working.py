@@ -14,11 +14,13 @@ from data_manager.domain.finding import Finding, FindingKind, found
 from data_manager.ports import Lease, MetadataStore, SeriesStore
 from data_manager.service.again import Again
 from data_manager.service.auditing import Auditing
+from data_manager.service.keeping import Keeping
 from data_manager.service.mending import Mending, Past
 from data_manager.service.release import left_behind
 from data_manager.services.catalog import keep_statistics
 from data_manager.services.databases import Databases
 from data_manager.services.lease import Campaign, LeaseStatus
+from data_manager.services.periodic import when_due
 from data_manager.services.reporting import Reporter
 from data_manager.settings import Settings
 
@@ -59,6 +61,7 @@ class Working:
         self.mending = Mending(
             settings, store, meta, reporter, self._campaign, databases, self.auditing.auditor, past, writes=writes
         )
+        self.keeping = Keeping(settings, store, meta, reporter, self._campaign, writes=writes)
         self._statistics: dict[str, int] = {}
         self._leaderless: Finding | None = None  # as told
         self._ended_in_epoch = 0
@@ -70,10 +73,12 @@ class Working:
     def again(self) -> Iterator[Again]:
         """What is done again and again, by the leader."""
         yield Again("leadership", _LOOK_S, self._look_at_leader)
-        yield Again("statistics", _STATISTICS_S, self._leading(self._keep_statistics))
-        yield Again("store's house", _HOUSE_S, self._leading(self._look_at_house))
+        statistics, house = self._leading(self._keep_statistics), self._leading(self._look_at_house)
+        yield Again("statistics", _LOOK_S, when_due(_STATISTICS_S, statistics, CLOCK))
+        yield Again("store's house", _LOOK_S, when_due(_HOUSE_S, house, CLOCK))
         yield from self.auditing.again()
         yield from self.mending.again()
+        yield from self.keeping.again()
 
     def lease(self) -> LeaseStatus:
         """Who leads, as far as is known here."""
@@ -92,7 +97,7 @@ class Working:
         """Do work if we lead; whether it was done to its end. See Campaign.lead."""
         return await self._campaign.lead(work)
 
-    def _leading(self, work: Callable[[Lease], Awaitable[object]]) -> Callable[[], Awaitable[object]]:
+    def _leading(self, work: Callable[[Lease], Awaitable[object]]) -> Callable[[], Awaitable[bool]]:
         return lambda: self._campaign.lead(work)
 
     async def _keep_statistics(self, lease: Lease) -> None:
