@@ -762,7 +762,7 @@ async def test_an_error_tells_its_request_id_and_no_more(error: Exception, statu
 LATER = [
     "/data/metrics",
     "/catalog/datasets",
-    "/backfill/jobs",
+    "/backfill/nothing",
     "/analysis/volatility",
     "/anomalies/anomalies",
     "/stream",
