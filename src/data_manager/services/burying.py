@@ -1,21 +1,24 @@
 """Dead letters on their way to their store. Rows never wait for it: a flush hands its dead over and goes on.
 
 A message is acknowledged when all its dead letters are kept, and not before. What waits is bounded: beyond the limit
-the next flush waits too, and with it all that is pulled.
+the next flush waits too, and with it all that is pulled. A write costs as much as some hundred letters do, so the first
+is kept at once, and those that come soon afterwards go together.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 import structlog
 
-from data_manager.ports import DeadLetter, Delivery
+from data_manager.ports import Clock, DeadLetter, Delivery
 from data_manager.services.buffer import Buffer, Dead
 
 _LAST_S: Final = 1.0  # at the end; what is not kept by then comes again
+_APART_S: Final = 0.5  # from one write to the next, while there is room for what waits
 _log = structlog.get_logger(__name__)
 
 KeepDead = Callable[[Sequence[DeadLetter]], Awaitable[None]]
@@ -28,10 +31,13 @@ class Burying:
     keep tries until its store answers.
     """
 
-    def __init__(self, keep: KeepDead, ack: Ack, buffer: Buffer) -> None:
+    def __init__(self, keep: KeepDead, ack: Ack, buffer: Buffer, clock: Clock) -> None:
         self._keep = keep
         self._ack = ack
         self._buffer = buffer
+        self._clock = clock
+        self._not_before_s = float("-inf")  # by the monotonic clock
+        self._hurry = asyncio.Event()
         self._under_way: asyncio.Task[None] | None = None
 
     def add(self, dead: Sequence[Dead]) -> None:
@@ -44,7 +50,9 @@ class Burying:
         """Return when no more wait than may."""
         task = self._under_way
         if task is not None and (task.done() or self._too_many()):
+            self._hurry.set()
             await task
+            self._hurry.clear()
 
     def _too_many(self) -> bool:
         dead, limits = self._buffer.unkept, self._buffer.limits
@@ -55,6 +63,7 @@ class Burying:
         task = self._under_way
         if task is None:
             return
+        self._hurry.set()
         await asyncio.wait({task}, timeout=_LAST_S)
         if task.done():
             task.result()
@@ -67,9 +76,20 @@ class Burying:
             self._under_way.cancel()
 
     async def _go_on(self) -> None:
-        while dead := list(self._buffer.unkept):
+        while self._buffer.unkept:
+            await self._pause()
+            dead = list(self._buffer.unkept)
             await self._keep([one.letter for one in dead])
             del self._buffer.unkept[: len(dead)]
             self._buffer.note_oldest()
             await self._ack(list({id(one.delivery): one.delivery for one in dead}.values()))
         self._under_way = None
+
+    async def _pause(self) -> None:
+        """Let some more come, unless there is no room for them."""
+        wait_s = self._not_before_s - self._clock.monotonic_s()
+        if wait_s > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._hurry.wait()
+        self._not_before_s = self._clock.monotonic_s() + _APART_S

@@ -111,7 +111,7 @@ class Flusher:
     def __init__(self, ports: Ports, buffer: Buffer) -> None:
         self._ports = ports
         self._buffer = buffer
-        self._burying = Burying(ports.keep_dead, ports.bus.ack, buffer)
+        self._burying = Burying(ports.keep_dead, ports.bus.ack, buffer, ports.clock)
         self._under_way: asyncio.Task[None] | None = None
         self._not_before_s = float("-inf")  # by the monotonic clock: earlier than this a flush waits for company
         self._more = False  # the caller has more at hand: a flush now would be a small one

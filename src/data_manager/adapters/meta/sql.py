@@ -97,6 +97,7 @@ class SqlMetaStore(TruthInSql, JobsInSql, HealthInSql, AlertsInSql, DigestsInSql
         self._bounds = bounds
         self._findings_max = findings_max
         self._lease: Lease | None = None  # all writes are under it
+        self._count_again = upsert(database.dialect, dead_letters, count_again)  # made once: it costs ten letters
 
     async def _write(self, work: Work[T]) -> T:
         if self._lease is None:
@@ -109,7 +110,7 @@ class SqlMetaStore(TruthInSql, JobsInSql, HealthInSql, AlertsInSql, DigestsInSql
             return
 
         async def keep(connection: AsyncConnection) -> int:
-            await connection.execute(upsert(self._database.dialect, dead_letters, count_again), rows)
+            await connection.execute(self._count_again, rows)
             return await self._make_room(connection)
 
         evicted = await self._write(keep)
@@ -325,13 +326,16 @@ def _either(change: Any, name: str, held: Any, new: Any) -> Any:
 
 def _sample(payload: bytes) -> str:
     """The first bytes as text; a letter cut in half by the end of the sample is left out."""
+    begins = payload[:_SAMPLE_BYTES]
+    if begins.isascii():
+        return begins.decode()
     decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
-    return decoder.decode(payload[:_SAMPLE_BYTES], final=len(payload) <= _SAMPLE_BYTES)
+    return decoder.decode(begins, final=len(payload) <= _SAMPLE_BYTES)
 
 
 def _text(text: str, length: int) -> str:
     """What every database takes as text, no longer than its column."""
-    clean = text.encode("utf-8", "backslashreplace").decode()
+    clean = text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
     return clean if len(clean) <= length else f"{clean[: length - 1]}…"
 
 
