@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from data_manager.adapters.meta.sql import SqlMetaStore, open_meta
+from data_manager.adapters.meta.sql import SqlMetaStore
 from data_manager.domain import job as jobs
 from data_manager.domain.batch import STREAM, Batch, pack
 from data_manager.domain.condition import EVER
@@ -23,6 +23,7 @@ from data_manager.ports import LeaseLost, Receipt
 from data_manager.services.backfill import Backfiller
 from data_manager.services.backfilling.asking import new_job, series_asked, span_asked, whole
 from tests.conftest import eventually
+from tests.fresh_meta import fresh_meta
 from tests.memory import MemoryStore
 from tests.servers import WallClock
 from tests.source import PastSource, SetClock
@@ -92,11 +93,8 @@ class Stage:
 
 @pytest.fixture
 async def meta(tmp_path: Path) -> AsyncIterator[SqlMetaStore]:
-    one = await open_meta(f"sqlite:///{tmp_path}/meta.db")
-    try:
+    async with fresh_meta(tmp_path) as one:
         yield one
-    finally:
-        await one.close()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 from prometheus_client import CollectorRegistry
 
-from data_manager.adapters.meta.sql import SqlMetaStore, open_meta
+from data_manager.adapters.meta.sql import SqlMetaStore
 from data_manager.api.app import Components, Readiness, create_app
 from data_manager.domain.condition import Life
 from data_manager.domain.errors import Unavailable
@@ -19,6 +19,7 @@ from data_manager.services.backfill import Backfiller
 from data_manager.services.conditions import Conditions
 from tests.flow.test_api import listening, no_facts
 from tests.flow.test_backfill import MINUTE, NOW_MS, START_MS, candles, span
+from tests.fresh_meta import fresh_meta
 from tests.memory import MemoryStore
 from tests.source import PastSource, SetClock
 
@@ -65,11 +66,8 @@ def components(meta: SqlMetaStore, store: MemoryStore, clock: SetClock, **other:
 
 @pytest.fixture
 async def meta(tmp_path: Path) -> AsyncIterator[SqlMetaStore]:
-    one = await open_meta(f"sqlite:///{tmp_path}/meta.db")
-    try:
+    async with fresh_meta(tmp_path) as one:
         yield one
-    finally:
-        await one.close()
 
 
 @pytest.fixture

@@ -13,11 +13,12 @@ import pytest
 
 from data_manager.adapters.bus.nats_server import NatsServer
 from data_manager.adapters.meta.sql import open_meta
+from data_manager.cli import run
 from data_manager.domain.time import DAY_MS, MINUTE_MS, iso
 from tests.conftest import eventually
 from tests.faults.test_backfill_kill import start
 from tests.servers import WallClock, own_server
-from tests.service import Service, command, running
+from tests.service import Service, running
 from tests.simulator.exchange import PassingClock, Running
 from tests.simulator.exchange import running as exchange_running
 
@@ -119,20 +120,21 @@ async def test_by_command_beside_the_service_and_without_it(house: House) -> Non
     assert (await house.command("backfill-jobs", "show", job["job_id"]))["progress"] == 100.0
 
 
-async def test_a_command_that_is_wrong_enters_nothing(house: House) -> None:
-    environ = house.service.environ
+def test_a_command_that_is_wrong_enters_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
 
     def refused(*words: object) -> str:
-        with pytest.raises(AssertionError) as caught:
-            command(environ, "backfill", *words)
-        return str(caught.value)
+        assert run(["backfill", *map(str, words)]) == 2
+        return capsys.readouterr().err
 
-    tomorrow = iso(WallClock().now_ms() + DAY_MS)
-    assert "nobody can be asked" in refused("um.depth.BTCUSDT", "--start", iso(house.at(0)))
-    assert "can be done" in refused(MINUTES, "--start", iso(house.at(0)), "--end", tomorrow)
-    assert "must lie after --start" in refused(MINUTES, "--start", iso(house.at(9)), "--end", iso(house.at(8)))
-    assert "auto rest archive" in refused(MINUTES, "--start", iso(house.at(0)), "--source", "tape")
-    assert "1 (first) to 10" in refused(
-        MINUTES, "--start", iso(house.at(0)), "--end", iso(house.at(9)), "--priority", 11
-    )
-    assert json.loads(command(environ, "backfill-jobs", "list", "--json"))["total_count"] == 0
+    day = ("--start", "2024-05-01")
+    assert "nobody can be asked" in refused("um.depth.BTCUSDT", *day)
+    assert "can be done" in refused(MINUTES, *day, "--end", iso(WallClock().now_ms() + DAY_MS))
+    assert "must lie after --start" in refused(MINUTES, *day, "--end", "2024-04-30")
+    assert "auto rest archive" in refused(MINUTES, *day, "--source", "tape")
+    assert "1 (first) to 10" in refused(MINUTES, *day, "--end", "2024-05-02", "--priority", 11)
+    assert run(["backfill-jobs", "list", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["total_count"] == 0
+    assert run(["backfill-jobs", "show", "nope"]) == 1

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from data_manager.adapters.meta.sql import SqlMetaStore, open_meta
+from data_manager.adapters.meta.sql import SqlMetaStore
 from data_manager.domain.batch import STREAM, pack
 from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import BY_EVENT
@@ -16,6 +16,7 @@ from data_manager.domain.span import Span
 from data_manager.domain.time import HOUR_MS, MINUTE_MS
 from data_manager.services.reconciling import Reconciled, Reconciler
 from tests.contract.rows import BASE_MS, candle
+from tests.fresh_meta import fresh_meta
 from tests.memory import MemoryStore
 from tests.source import PastSource, SetClock
 
@@ -60,11 +61,8 @@ class House:
 
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncIterator[House]:
-    meta = await open_meta(f"sqlite:///{tmp_path}/meta.db")
-    try:
+    async with fresh_meta(tmp_path) as meta:
         yield House(meta)
-    finally:
-        await meta.close()
 
 
 async def test_what_agrees_is_said_to_agree_by_both_sources(house: House) -> None:
