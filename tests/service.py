@@ -26,8 +26,8 @@ from data_manager.adapters.store.readonly import ReadOnlyStore
 from data_manager.domain.datasets import DATASETS
 from data_manager.settings import SETTINGS
 from tests.conftest import eventually
-from tests.servers import ended_with_us, fresh
-from tests.warm import PROGRAM, Warm, may_be_warm, run
+from tests.servers import fresh
+from tests.warm import PROGRAM, Warm, run, started
 
 _WINDOW = 2_000  # messages published for one ack
 _START_S, _STOP_S, _DRAIN_S = 30.0, 5.0, 60.0
@@ -79,20 +79,9 @@ class Service:
     async def start(self, *, ready: bool = True) -> None:
         """Start it and wait until it is ready, or (ready=False) until it answers at all."""
         assert not self.running, "it runs already"
-        self._process = self._spawn()
+        self._process = started([*self.program, *self._command], self.environ, self._out, self._log)
         await eventually(self._has_addresses, within_s=_START_S, what="the banner with the addresses")
         await eventually(lambda: self._answers(ready=ready), within_s=_START_S, what="readiness")
-
-    def _spawn(self) -> subprocess.Popen[bytes] | Warm:
-        if may_be_warm(self.program):
-            self._out.write_bytes(b"")  # what it said in its last life
-            return Warm(self._command, self.environ, self._out, self._log)
-        with self._out.open("wb") as out, self._log.open("ab") as log:
-            process = subprocess.Popen(
-                [*self.program, *self._command], env=self.environ, stdout=out, stderr=log, start_new_session=True
-            )
-        ended_with_us(process.pid)
-        return process
 
     async def stop(self) -> float:
         """SIGTERM; how many seconds it took. Fails when the exit code is not 0 or it takes too long."""

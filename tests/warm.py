@@ -1,7 +1,8 @@
 """Processes of ours without the second that imports cost: forked from one that has made them, and done nothing else.
 
-What runs in them is data-manager with a command line, an environment, a session and streams of its own, as from a
-shell; only that its modules were loaded before. FAULTS=full starts every process from nothing.
+What runs in them is `python -m` data-manager, or one of the programs of the tests that break something and then become
+it, with a command line, an environment, a session and streams of its own, as from a shell; only that our modules were
+loaded before. FAULTS=full starts every process from nothing.
 """
 
 import json
@@ -29,9 +30,12 @@ _COMMAND_S = 120.0
 class Warm:
     """A process: as much of subprocess.Popen as tests ask for."""
 
-    def __init__(self, arguments: Sequence[str], environ: Mapping[str, str], out: Path, log: Path) -> None:
-        """arguments: behind the name of the program. out is written anew, log is appended to."""
-        given = {"arguments": list(arguments), "environ": dict(environ), "out": str(out), "log": str(log)}
+    def __init__(self, command: Sequence[str], environ: Mapping[str, str], out: Path, log: Path) -> None:
+        """command: see may_be_warm. out is written anew, log is appended to; they may be the same."""
+        _, _, module, *arguments = command
+        given: dict[str, object] = {"module": module, "arguments": arguments, "environ": dict(environ)}
+        given |= {"out": str(out), "log": str(log)}
+        out.write_bytes(b"")  # who looks at once finds it empty
         self.returncode: int | None = None
         self.pid = int(_told(given))
         ended_with_us(self.pid)
@@ -68,7 +72,7 @@ def run(arguments: Sequence[object], environ: Mapping[str, str]) -> subprocess.C
         return subprocess.run([*PROGRAM, *words], env=environ, capture_output=True, timeout=_COMMAND_S, check=False)
     with tempfile.TemporaryDirectory() as folder:
         out, log = Path(folder) / "out", Path(folder) / "err"
-        process = Warm(words, environ, out, log)
+        process = Warm([*PROGRAM, *words], environ, out, log)
         try:
             code = process.wait(_COMMAND_S)
         finally:
@@ -76,9 +80,20 @@ def run(arguments: Sequence[object], environ: Mapping[str, str]) -> subprocess.C
         return subprocess.CompletedProcess(words, code, out.read_bytes(), log.read_bytes())
 
 
-def may_be_warm(program: Sequence[str]) -> bool:
-    """Whether that command line is the program's own, and nobody asked for everything from the beginning."""
-    return not FULL and list(program) == PROGRAM and sys.platform == "linux"
+def started(command: Sequence[str], environ: Mapping[str, str], out: Path, log: Path) -> subprocess.Popen[bytes] | Warm:
+    """The command as a process, warm if it may be. out is written anew, log is appended to; they may be the same."""
+    if may_be_warm(command):
+        return Warm(command, environ, out, log)
+    with out.open("wb"), out.open("ab") as said, log.open("ab") as logged:
+        process = subprocess.Popen(command, env=environ, stdout=said, stderr=logged, start_new_session=True)
+    ended_with_us(process.pid)
+    return process
+
+
+def may_be_warm(command: Sequence[str]) -> bool:
+    """Whether it is a module of ours, run by our Python, and nobody asked for everything from the beginning."""
+    ours = list(command[:2]) == PROGRAM[:2] and command[2].startswith(("data_manager", "tests."))
+    return ours and not FULL and sys.platform == "linux"
 
 
 def _told(what: Mapping[str, object]) -> Any:

@@ -1,7 +1,7 @@
 """The process whose children the processes of tests/warm.py are: it loads the program, and then forks when it is told to.
 
-    {"arguments", "environ", "out", "log"}   ──> a child becomes data-manager; the answer is its id
-    {"ended": id}                            ──> its exit code, negative for a signal; null while it runs
+    {"module", "arguments", "environ", "out", "log"}   ──> a child becomes `python -m module`; the answer is its id
+    {"ended": id}                                      ──> its exit code, negative for a signal; null while it runs
 
 A line of JSON each way. It ends with its standard input, as whoever started it does.
 """
@@ -9,6 +9,7 @@ A line of JSON each way. It ends with its standard input, as whoever started it 
 import importlib
 import json
 import os
+import runpy
 import sys
 import time
 from contextlib import suppress
@@ -45,10 +46,10 @@ def _exit_code(child: int) -> int | None:
     return os.waitstatus_to_exitcode(status) if done else None
 
 
-def become(*, arguments: list[str], environ: dict[str, str], out: str, log: str) -> None:
-    """Be data-manager, with all that a shell would give it. out is written anew, log is appended to."""
+def become(*, module: str, arguments: list[str], environ: dict[str, str], out: str, log: str) -> None:
+    """Be that program, with all that a shell would give it. out is written anew, log is appended to."""
     os.setsid()
-    for number, file, mode in ((0, os.devnull, os.O_RDONLY), (1, out, os.O_TRUNC), (2, log, os.O_APPEND)):
+    for number, file, mode in ((0, os.devnull, os.O_RDONLY), (1, out, os.O_TRUNC | os.O_APPEND), (2, log, os.O_APPEND)):
         opened = os.open(file, mode | (os.O_WRONLY | os.O_CREAT if number else 0), 0o644)
         os.dup2(opened, number)
         os.close(opened)
@@ -56,10 +57,9 @@ def become(*, arguments: list[str], environ: dict[str, str], out: str, log: str)
     os.environ.clear()
     os.environ.update(environ)
     time.tzset()
-    sys.argv = ["data-manager", *arguments]
-    from data_manager.cli import main
-
-    main()
+    sys.path.insert(0, os.getcwd())  # as -m does
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

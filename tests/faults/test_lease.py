@@ -5,8 +5,8 @@ in the order of writing, epochs never go back, and no epoch has two holders.
 """
 
 import asyncio
+import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -23,7 +23,7 @@ from data_manager.domain.errors import Unavailable
 from tests.conftest import eventually
 from tests.faults.conftest import FULL, Told
 from tests.mysql_server import MySqlServer, mysql_server, own_mysql
-from tests.servers import ended_with_us
+from tests.warm import started
 
 __all__ = ["mysql_server", "own_mysql"]  # fixtures
 
@@ -50,9 +50,7 @@ class Replica:
         self.holder = f"life {next(self._lives)}"
         self._out = self._folder / f"{self.holder}.out"
         program = [sys.executable, "-m", "tests.faults.lease_worker", self._url, self.holder, str(TERM_S), *self._clock]
-        with self._out.open("wb") as out:
-            self.process = subprocess.Popen(program, stdout=out, stderr=subprocess.STDOUT)
-        ended_with_us(self.process.pid)
+        self.process = started(program, os.environ, self._out, self._out)
 
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
