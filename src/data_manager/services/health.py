@@ -144,6 +144,7 @@ class HealthBook:
         With an interval it is that of its candles; without, of its trades, or where none are held of the first series
         in the order of the table. Raises NotFound when nothing was ever held of the pair.
         """
+        await self._conditions.refresh()
         order = {name: place for place, name in enumerate(DATASETS)}
         held = [one for one in await self._all_held() if (one.market, one.symbol) == (market, symbol)]
         held.sort(key=lambda one: (order[one.dataset], one.interval or ""))
@@ -157,6 +158,7 @@ class HealthBook:
 
     async def knows(self, series: Series) -> bool:
         """Whether anything was ever held of a series."""
+        await self._conditions.refresh()
         return series in await self._all_held() or series.id in self._conditions.known()
 
     async def _all_held(self) -> list[Series]:
