@@ -18,8 +18,8 @@ import structlog
 from data_manager import telemetry
 from data_manager.adapters.clock import SystemClock
 from data_manager.domain.dataset import Series
-from data_manager.domain.errors import BadSetting, Corrupt, DataManagerError, Unavailable
-from data_manager.ports import Extent, MetadataStore, SeriesStore
+from data_manager.domain.errors import BadSetting, Corrupt, DataManagerError
+from data_manager.ports import Bus, Extent, MetadataStore, SeriesStore
 from data_manager.service.access import mongo_access, nats_access
 from data_manager.service.front import announcing, banner, bound, listen, signals
 from data_manager.settings import Settings
@@ -189,7 +189,6 @@ async def _open_ingesting(
     from data_manager.services.dropping import Losses
 
     losses = Losses(Decoder(settings.market), DATASET_OF, settings.market, _CLOCK)
-    since_ms = None if settings.nats_mode == "jetstream" else await _resume(losses, store)
     bus = open_bus(
         nats_access(settings, [server.url] if server else settings.nats_servers),
         settings.nats_consumer_subject,
@@ -208,10 +207,11 @@ async def _open_ingesting(
             rows_max=settings.message_queue_size,
             show_dropped=losses.let_go,
             show_away=losses.away,
-            since_ms=since_ms,
         ),
     )
     stack.push_async_callback(bus.close)
+    if settings.nats_mode != "jetstream":
+        await _resume(store, losses, bus)
     return Ingesting(settings, store, meta, bus, losses, reporter, tally, metrics, databases, server)
 
 
@@ -250,21 +250,34 @@ async def feed(
     return work
 
 
-async def _resume(losses: Losses, store: SeriesStore) -> int | None:
-    """Tell losses how every series ends; when the newest of their rows was received. None when nothing is known."""
+async def _resume(store: SeriesStore, losses: Losses, bus: Bus) -> None:
+    """Tell losses what passed between an earlier run and this one, before anything is stored: now, or when a store that
+    comes up late is there."""
+    from data_manager.adapters.late import LateSeriesStore
+
+    async def resume(there: SeriesStore) -> None:
+        held, since_ms = await _ends(there)
+        losses.resume(held, None if since_ms is None else bus.missed_since(since_ms))
+
+    if isinstance(store, LateSeriesStore):
+        store.before_others(resume)
+    else:
+        await resume(store)
+
+
+async def _ends(store: SeriesStore) -> tuple[dict[Series, Extent], int | None]:
+    """How every series ends, and when the newest of their rows was received; None when nothing is known."""
     held: dict[Series, Extent] = {}
     received_ms: list[int] = []
-    with suppress(Unavailable):  # a store that comes up late: what an earlier run missed stays untold
-        for series in await store.series():
-            with suppress(Corrupt):  # the statistics tell of the damage
-                extent = await store.extent(series)
-                if extent is not None:
-                    held[series] = extent
-        losses.resume(held)
-        for series in sorted(held, key=lambda one: held[one].last_ms)[-1:]:
-            with suppress(Corrupt):
-                received_ms = (await store.last(series, 1)).columns["received_ms"].values_list()
-    return max(received_ms, default=None)
+    for series in await store.series():
+        with suppress(Corrupt):  # the statistics tell of the damage
+            extent = await store.extent(series)
+            if extent is not None:
+                held[series] = extent
+    for series in sorted(held, key=lambda one: held[one].last_ms)[-1:]:
+        with suppress(Corrupt):
+            received_ms = (await store.last(series, 1)).columns["received_ms"].values_list()
+    return held, max(received_ms, default=None)
 
 
 @asynccontextmanager

@@ -100,6 +100,14 @@ class Bus(Protocol):
         """Drops since the last call (on a durable bus: what its own bounds discarded before anyone read it)."""
         ...
 
+    def missed_since(self, since_ms: int) -> Dropped | None:
+        """An earlier run took all that came until since_ms. What it tells is to be known before anything is stored.
+
+        The absence from then until this bus began to listen, where it has no memory and listens already; drops() will
+        have it too. None: nothing was missed, or it begins to listen later and tells by itself.
+        """
+        ...
+
     async def state(self) -> BusState:
         """Fresh facts; asks the server for pending where it can."""
         ...

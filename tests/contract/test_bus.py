@@ -698,9 +698,38 @@ async def test_an_absence_is_told_as_a_drop_of_unknown_size(tmp_path: Path) -> N
 
 
 async def test_what_passed_since_an_earlier_run_is_an_absence_too(without_jetstream: NatsServer) -> None:
-    async with core_bus(without_jetstream, CoreOptions(since_ms=1_234), SteppingClock()) as (bus, _):
+    away: list[Dropped] = []
+    options = CoreOptions(show_away=away.append)
+    bus = NatsCore(
+        NatsConnection(access_to(without_jetstream)), fresh("market"), clock=SteppingClock(), options=options
+    )
+    assert bus.missed_since(1_234) is None, "it tells by itself, when it listens"
+    bus.start()
+    await connected(bus)
+    [absence] = bus.drops()
+    assert (absence.count, absence.first_ms, absence.why) == (0, 1_234, "away")
+    assert [one.first_ms for one in away] == [1_234]
+    await bus.close()
+
+
+async def test_what_passed_since_an_earlier_run_may_be_asked_for_later(without_jetstream: NatsServer) -> None:
+    """A store that comes up after the bus says only then when the earlier run was."""
+    options, clock = CoreOptions(), SteppingClock()
+    async with core_bus(without_jetstream, options, clock) as (bus, subject):
+        await publish(without_jetstream, subject, numbered(3))
+        received_ms = (await take(bus, 3))[0].received_ms
+        missed = bus.missed_since(1_234)
         [absence] = bus.drops()
+        assert missed is not None
+        assert (missed.count, missed.first_ms, missed.why) == (0, 1_234, "away")
         assert (absence.count, absence.first_ms, absence.why) == (0, 1_234, "away")
+        assert missed.last_ms < absence.last_ms < received_ms
+
+
+async def test_a_bus_with_memory_missed_nothing(durable: Place) -> None:
+    async with durable.ready_bus() as bus:
+        assert bus.missed_since(1_234) is None
+        assert bus.drops() == []
 
 
 async def test_a_flood_stays_within_bounds_and_every_message_is_accounted_for(without_jetstream: NatsServer) -> None:

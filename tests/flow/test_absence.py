@@ -132,6 +132,16 @@ def test_a_run_goes_on_where_another_ended() -> None:
     assert spans(absences.saw(trades([6], 200))) == [(30, 61, 2)]
 
 
+def test_where_an_earlier_run_ended_may_be_known_late_and_is_the_first_absence_all_the_same() -> None:
+    """Two more passed while the store was still away; what was received is stored at last, in order."""
+    absences = Absences()
+    absences.note(300)
+    absences.note(400)
+    absences.resume({Series("um", "trade", "BTCUSDT"): Extent(3, 1, 3, BASE_MS + 10, BASE_MS + 30)}, 200)
+    gaps = absences.saw(trades([6, 7, 9, 12], [200, 201, 300, 400]))
+    assert spans(gaps) == [(30, 61, 2), (70, 91, 1), (90, 121, 2)]
+
+
 def test_so_many_series_are_remembered_and_no_more() -> None:
     absences = Absences(series_max=1)
     absences.saw(trades([1], 100))

@@ -59,20 +59,35 @@ class Late(Generic[T]):
         self._what = what
         self._open = open_it
         self._there: T | None = None
+        self._first: list[Callable[[T], Awaitable[None]]] = []
         self._reason = "not opened yet"
+
+    def before_others(self, use: Callable[[T], Awaitable[None]]) -> None:
+        """use has it to itself as soon as it is opened. When that raises Unavailable, it is opened again."""
+        self._first.append(use)
 
     async def appear(self, clock: Clock) -> None:
         """Return when it is there. Raises what opening raises, but for Unavailable: then it is tried again."""
         wait_s = _WAIT_S
         while self._there is None:
             try:
-                self._there = await self._open()
+                self._there = await self._opened()
             except Unavailable as error:
                 if self._reason != str(error):
                     _log.warning("not there yet", what=self._what, reason=str(error))
                 self._reason = str(error)
                 await clock.sleep(wait_s)
                 wait_s = min(2 * wait_s, _WAIT_MAX_S)
+
+    async def _opened(self) -> T:
+        it = await self._open()
+        try:
+            for use in self._first:
+                await use(it)
+        except BaseException:
+            await it.close()
+            raise
+        return it
 
     @property
     def it(self) -> T:

@@ -59,10 +59,18 @@ class Absences:
         self._absences = 0
         self._backs_ms: deque[int] = deque(maxlen=_BACKS_MAX)  # when we were back, the latest last
 
-    def resume(self, held: Mapping[Series, Extent]) -> None:
-        """How every series ended in an earlier run."""
+    def resume(self, held: Mapping[Series, Extent], back_ms: int | None = None) -> None:
+        """How every series ended in an earlier run. To be told before any row is.
+
+        back_ms: we are back since then already; all absences that were noted so far came later.
+        """
+        if back_ms is not None:
+            self._absences += 1
+            self._backs_ms = deque([back_ms, *self._backs_ms], _BACKS_MAX)
+        before = self._absences - len(self._backs_ms)
         for series, extent in held.items():
-            self._advance(series, extent.last_key, extent.last_ms)
+            if len(self._last) < self._series_max:
+                self._last[series] = _Last(extent.last_key, extent.last_ms, before)
 
     def note(self, back_ms: int) -> None:
         """We were away; what is received from back_ms on came after it."""

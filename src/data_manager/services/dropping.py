@@ -48,9 +48,12 @@ class Losses:
         self._unseen: dict[str, Dropped] = {}  # why -> the newest, with those that began at the same instant
         self._absences = Absences()
 
-    def resume(self, held: Mapping[Series, Extent]) -> None:
-        """What the store holds at the start: an absence may have begun when an earlier run ended."""
-        self._absences.resume(held)
+    def resume(self, held: Mapping[Series, Extent], missed: Dropped | None = None) -> None:
+        """What the store holds before we store anything: an absence may have begun when an earlier run ended.
+
+        missed: that absence, if it has ended by now.
+        """
+        self._absences.resume(held, None if missed is None else missed.last_ms)
 
     def away(self, drop: Dropped) -> None:
         """The bus listens again after an absence: tell it before anything that came afterwards is stored."""

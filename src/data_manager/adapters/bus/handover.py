@@ -147,6 +147,10 @@ class NatsBus(ABC):
     def drops(self) -> list[Dropped]:
         """See Bus."""
 
+    def missed_since(self, since_ms: int) -> Dropped | None:
+        """See Bus. With memory nothing is missed."""
+        return None
+
     @abstractmethod
     async def state(self) -> BusState:
         """See Bus."""

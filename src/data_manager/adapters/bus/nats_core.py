@@ -36,8 +36,7 @@ class CoreOptions(Struct, frozen=True, kw_only=True):
     """Who shares the subject with us, how much may wait here, and who is shown what is lost.
 
     show_dropped is called by the reader, once per delivery let go for want of room: it must be quick and must not
-    raise. show_away is told of every absence before anything can come that was published after it. since_ms: when an
-    earlier run certainly listened; from then on we were away.
+    raise. show_away is told of every absence before anything can come that was published after it.
     """
 
     queue: str = "petrosa-data-manager"
@@ -45,7 +44,6 @@ class CoreOptions(Struct, frozen=True, kw_only=True):
     bytes_max: int = 32 * 2**20
     show_dropped: Callable[[Delivery], None] | None = None
     show_away: Callable[[Dropped], None] | None = None
-    since_ms: int | None = None
 
 
 class NatsCore(NatsBus):
@@ -57,7 +55,9 @@ class NatsCore(NatsBus):
         self._options = options or CoreOptions()
         self._bounded = _Bounded(self._options, clock)
         super().__init__(connection, subject, clock, self._bounded)
-        self._heard_ms = self._options.since_ms  # all that was published until then, we have; None: never listened
+        self._heard_ms: int | None = None  # all that was published until then, we have; None: never listened
+        self._first_ms: int | None = None  # before it we certainly did not listen
+        self._began_ms: int | None = None  # from then on we certainly did, for the first time
 
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
         """Nothing: the server has forgotten them."""
@@ -65,6 +65,14 @@ class NatsCore(NatsBus):
     def drops(self) -> list[Dropped]:
         """See Bus. A count of 0 means: we were away, and nobody knows how many."""
         return self._bounded.collect_drops()
+
+    def missed_since(self, since_ms: int) -> Dropped | None:
+        """See Bus."""
+        if self._began_ms is None:
+            self._heard_ms = since_ms  # the drop is told when we listen
+        else:
+            self._bounded.note_lost(0, since_ms, self._began_ms)
+        return None if self._first_ms is None else Dropped(0, since_ms, self._first_ms, "away")
 
     async def state(self) -> BusState:
         """See Bus."""
@@ -80,14 +88,19 @@ class NatsCore(NatsBus):
     async def _take(self, client: Client) -> None:
         sink = _Sink(self._bounded)
         others = client.stats["in_msgs"]  # answers to earlier questions on this connection
+        back_ms = self._clock.now_ms()
+        if self._first_ms is None:
+            self._first_ms = back_ms
         if self._heard_ms is not None and self._options.show_away is not None:
-            self._options.show_away(Dropped(0, self._heard_ms, self._clock.now_ms(), "away"))
+            self._options.show_away(Dropped(0, self._heard_ms, back_ms, "away"))
         with translated("cannot subscribe"):
             subscription = await client.subscribe(self._subject, queue=self._options.queue, future=sink)
             asked_ms = self._clock.now_ms()
             await flush(client, DRAIN_S)
         if self._heard_ms is not None:
-            self._bounded.note_lost(0, self._heard_ms)
+            self._bounded.note_lost(0, self._heard_ms, self._clock.now_ms())
+        if self._began_ms is None:
+            self._began_ms = self._clock.now_ms()
         self._heard_ms = asked_ms
         self._connection.up()
         signs = asyncio.create_task(self._ask_for_signs(client), name="nats signs")
@@ -120,7 +133,7 @@ class NatsCore(NatsBus):
         await flush(client, DRAIN_S)
         unseen = client.stats["in_msgs"] - others - subscription.delivered
         if unseen > 0:
-            self._bounded.note_lost(unseen, since_ms)
+            self._bounded.note_lost(unseen, since_ms, self._clock.now_ms())
 
     async def _say_goodbye(self) -> None:
         """There is nothing to say."""
@@ -152,12 +165,12 @@ class _Bounded(Arrivals):
         self._in_a_row = False
         return super().take()
 
-    def note_lost(self, count: int, since_ms: int) -> None:
-        """So many (0: nobody knows) did not reach us, between since_ms and now."""
+    def note_lost(self, count: int, since_ms: int, until_ms: int) -> None:
+        """So many (0: nobody knows) did not reach us, between these two."""
         self._in_a_row = False
         self.dropped += count
-        now_ms = self._clock.now_ms()
-        self._note(Dropped(count, min(since_ms, now_ms), now_ms, "away"))  # the clock may have been set back meanwhile
+        first_ms = min(since_ms, until_ms)  # the clock may have been set back meanwhile
+        self._note(Dropped(count, first_ms, until_ms, "away"))
 
     def collect_drops(self) -> list[Dropped]:
         """Spans since the last call."""

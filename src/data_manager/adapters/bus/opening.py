@@ -64,6 +64,7 @@ class AutoBus:
         self._bus: NatsJetStream | NatsCore | None = None
         self._news = asyncio.Event()  # decided, or stopped before that
         self._stopped = False
+        self._since_ms: int | None = None  # an earlier run took all that came until then
 
     def start(self) -> None:
         """Connect, in the background."""
@@ -99,6 +100,13 @@ class AutoBus:
         """See Bus."""
         return [] if self._bus is None else self._bus.drops()
 
+    def missed_since(self, since_ms: int) -> Dropped | None:
+        """See Bus."""
+        if self._bus is None:
+            self._since_ms = since_ms
+            return None
+        return self._bus.missed_since(since_ms)
+
     async def state(self) -> BusState:
         """See Bus. Not durable until it is known to be."""
         if self._bus is not None:
@@ -115,6 +123,8 @@ class AutoBus:
     async def _session(self, client: Client) -> None:
         if self._bus is None:
             self._bus = await self._decide(client)
+            if self._since_ms is not None:
+                self._bus.missed_since(self._since_ms)
             if self._stopped:
                 self._bus.stop()
             self._news.set()
