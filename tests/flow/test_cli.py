@@ -382,7 +382,9 @@ def test_a_table_for_people(recordings: Path, capsys: pytest.CaptureFixture[str]
     said = capsys.readouterr()
     expected = [[str(value) for value in row.values()] for row in recorded_trades(recordings, "SUSHIUSDT")]
     assert [line.split() for line in said.out.splitlines()] == [["agg_id", "price", "quantity"], *expected]
-    assert "nobody knows what is missing (unverified=1)" in said.err or "% complete" in said.err, "audited by now, or not"
+    assert "nobody knows what is missing (unverified=1)" in said.err or "% complete" in said.err, (
+        "audited by now, or not"
+    )
 
 
 @pytest.mark.usefixtures("running")
