@@ -16,7 +16,8 @@ from time import perf_counter
 import numpy as np
 import uvloop
 from _report import CAPTURES, table
-from ingest import SUBJECT, drain_into, opened_bus
+from _wired import opened_bus, subject_of
+from ingest import drain_into
 
 from data_manager.adapters.bus.connection import NatsAccess
 from data_manager.adapters.bus.nats_server import NatsServer
@@ -217,7 +218,7 @@ async def beside_ingest(rounds: int = 5) -> None:
         server = NatsServer(Path(folder), port=0)
         await server.start()
         await (await opened_bus(server.url, "first")).close()
-        async with open_publisher(NatsAccess(urls=(server.url,)), SUBJECT) as publisher:
+        async with open_publisher(NatsAccess(urls=(server.url,)), subject_of("MARKET_EVENTS")) as publisher:
             report = await Replay(CAPTURES, publisher, clock=SystemClock()).run()
         heads = ("JetStream to durable, real mix", "msg/s", "audited msg/s", "ratio", "target")
         with table(f"ingest of {report.messages:,} messages beside the audit", *heads) as rows:

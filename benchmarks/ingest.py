@@ -1,15 +1,21 @@
-"""From JetStream to durable in the embedded store: throughput of the real message mix, and latency at fixed rates.
+"""From JetStream to durable in the embedded store: throughput of the real message mix, and memory.
 
-Throughput: all USDⓈ-M captures, enveloped, lie in the stream; the service's own ingest drains them. The baseline drains
-them with the same client and acknowledges, and does nothing else (no-op). Both in turn, round after round, in this
-process; nats-server is a child.
+    python benchmarks/ingest.py [--rounds 5]
 
-Latency: a child process publishes trades at a fixed rate, each carrying the nanosecond of its publishing as its trade
-id; latency is counted when append returned for it, which is when it is durable and queryable.
+All USDⓈ-M captures, enveloped, lie in a stream; ingest as the service wires it drains them. The baseline drains them
+with the same client, acknowledges each list and does nothing else (no-op). Both in turn, round after round, in this
+process; nats-server is a child. Two mixes: the captures as they are (nearly all of it is of two symbols), and the same
+messages dealt out to 500 symbols.
+
+Memory is that of `data-manager serve`, as it comes, after it drained the second mix: the most it ever held.
 """
 
 import argparse
 import asyncio
+import json
+import logging
+import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -17,50 +23,43 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
+from urllib.request import urlopen
 
-import nats
-import numpy as np
+import structlog
 import uvloop
-from _report import CAPTURES, table
+from _report import CAPTURES, payloads, table
+from _wired import filled, opened_bus, subject_of, wired
 
-from data_manager.adapters.binance.wire import DATASET_OF, Decoder
-from data_manager.adapters.bus.connection import NatsAccess
+from data_manager.adapters.binance.wire import DATASET_OF
 from data_manager.adapters.bus.nats_server import NatsServer
-from data_manager.adapters.bus.nats_stream import StreamOptions
-from data_manager.adapters.bus.opening import open_bus
-from data_manager.adapters.bus.publisher import open_publisher
-from data_manager.adapters.clock import SystemClock
 from data_manager.adapters.store.embedded import EmbeddedStore
-from data_manager.domain.batch import Batch
-from data_manager.ports import Bus, DeadLetter, Receipt
 from data_manager.service.running import tune_interpreter
 from data_manager.services.buffer import Buffer, Limits
-from data_manager.services.ingest import Ports, ingest
-from data_manager.services.replay import Replay
+from data_manager.services.ingest import ingest
 from data_manager.telemetry import Tally
 
-_CLOCK = SystemClock()
-SUBJECT = "binance.futures.websocket.data"
 _QUIET_S = 0.002
+_SYMBOLS = 500
+_SYMBOL = re.compile(rb'"s":"([A-Z0-9]+)"')
 
 
-async def no_dead(letters: Sequence[DeadLetter]) -> None:
-    """No message of the captures may end here."""
-    raise AssertionError(letters[0].message)
+def dealt_out(messages: Sequence[bytes], symbols: int) -> list[bytes]:
+    """The same messages, each under a name made of its symbol's and a number that goes round: so many in all."""
+    names = {found[1] for message in messages if (found := _SYMBOL.search(message))}
+    each = -(-symbols // len(names))
+    dealt = []
+    for at, message in enumerate(messages):
+        found = _SYMBOL.search(message)
+        assert found is not None
+        old, new = found[1], b"N%02d%s" % (at % each, found[1])
+        label = b'{"stream":"' + old.lower()
+        dealt.append(message.replace(b'"' + old + b'"', b'"' + new + b'"').replace(label, label[:11] + new.lower(), 1))
+    return dealt
 
 
-async def opened_bus(url: str, durable: str) -> Bus:
-    """A connected bus on a consumer of that name."""
-    options = StreamOptions(durable=durable)
-    bus = open_bus(NatsAccess(urls=(url,)), SUBJECT, mode="jetstream", clock=_CLOCK, stream=options)
-    while not (await bus.state()).connected:
-        await asyncio.sleep(0.01)
-    return bus
-
-
-async def drain_noop(url: str, durable: str, count: int) -> float:
+async def drain_noop(url: str, durable: str, stream: str, count: int) -> float:
     """Messages per second of a consumer that only acknowledges."""
-    bus = await opened_bus(url, durable)
+    bus = await opened_bus(url, durable, stream)
     seen = 0
     started = time.perf_counter()
     async for deliveries in bus.batches(_QUIET_S):
@@ -73,22 +72,19 @@ async def drain_noop(url: str, durable: str, count: int) -> float:
     return count / seconds
 
 
-async def drain_ours(url: str, durable: str, count: int) -> float:
+async def drain_ours(url: str, durable: str, stream: str, count: int) -> float:
     """Messages per second into a store of their own."""
     with tempfile.TemporaryDirectory() as folder:
         store = EmbeddedStore(Path(folder), 128 << 20)
-        rate = await drain_into(store, url, durable, count)
+        rate = await drain_into(store, url, durable, count, stream)
         await store.close()
     return rate
 
 
-async def drain_into(store: EmbeddedStore, url: str, durable: str, count: int) -> float:
+async def drain_into(store: EmbeddedStore, url: str, durable: str, count: int, stream: str = "MARKET_EVENTS") -> float:
     """Messages per second into this store."""
-    bus = await opened_bus(url, durable)
+    bus = await opened_bus(url, durable, stream)
     tally = Tally()
-
-    async def append(batch: Batch) -> Receipt:
-        return await store.append(batch)
 
     async def watch() -> None:
         while tally.total_received() - tally.in_flight < count:
@@ -97,8 +93,7 @@ async def drain_into(store: EmbeddedStore, url: str, durable: str, count: int) -
 
     watching = asyncio.create_task(watch())
     started = time.perf_counter()
-    ports = Ports(bus, Decoder("um"), append, no_dead, _CLOCK)
-    await ingest(ports, Buffer("um", DATASET_OF, tally, Limits()))
+    await ingest(wired(bus, store.append, tally), Buffer("um", DATASET_OF, tally, Limits()))
     seconds = time.perf_counter() - started
     await watching
     await bus.close()
@@ -106,107 +101,83 @@ async def drain_into(store: EmbeddedStore, url: str, durable: str, count: int) -
     return count / seconds
 
 
-async def throughput(rounds: int) -> None:
-    """Ours beside the no-op consumer."""
-    with tempfile.TemporaryDirectory() as folder:
-        server = NatsServer(Path(folder), port=0)
-        await server.start()
-        first = await opened_bus(server.url, "first")  # makes the stream
-        await first.close()
-        async with open_publisher(NatsAccess(urls=(server.url,)), SUBJECT) as publisher:
-            report = await Replay(CAPTURES, publisher, clock=_CLOCK).run()
-        heads = ("JetStream to durable, real mix", "msg/s", "no-op msg/s", "ratio", "target")
-        with table(f"ingest of {report.messages:,} messages", *heads) as rows:
+async def throughput(url: str, mixes: dict[str, int], rounds: int) -> None:
+    """Ours beside the no-op consumer. mixes: stream and how many messages it holds."""
+    heads = ("JetStream to durable, real mix", "msg/s", "no-op msg/s", "ratio", "target")
+    for stream, count in mixes.items():
+        with table(f"ingest of {count:,} messages, stream {stream}", *heads) as rows:
             found = []
             for number in range(rounds):
-                noop = await drain_noop(server.url, f"noop{number}", report.messages)
-                ours = await drain_ours(server.url, f"ours{number}", report.messages)
+                noop = await drain_noop(url, f"noop{number}", stream, count)
+                ours = await drain_ours(url, f"ours{number}", stream, count)
                 found.append((ours, noop, ours / noop))
                 rows.append((f"round {number + 1}", f"{ours:,.0f}", f"{noop:,.0f}", f"{ours / noop:.2f}", ""))
             ours, noop, ratio = (median(column) for column in zip(*found, strict=True))
             rows.append(("median", f"{ours:,.0f}", f"{noop:,.0f}", f"{ratio:.2f}", "≥ 30,000 and ≥ 0.5"))
-        await server.stop()
 
 
-async def publish(url: str, rate: int, seconds: float) -> None:
-    """Child process: trades of 50 symbols at a fixed rate, each with the nanosecond of its publishing as its id."""
-    client = await nats.connect(url)
-    started = time.perf_counter()
-    sent = 0
-    while (at := time.perf_counter() - started) < seconds:
-        for _ in range(int(at * rate) - sent):
-            now = time.time_ns()
-            await client.publish(SUBJECT, _trade(now, sent % 50))
-            sent += 1
-        await client.flush()
-        await asyncio.sleep(0.001)
-    await client.close()
-
-
-def _trade(now_ns: int, symbol: int) -> bytes:
-    ms = now_ns // 1_000_000
-    return (
-        b'{"stream":"s%dusdt@trade","data":{"e":"trade","E":%d,"T":%d,"s":"S%dUSDT","t":%d,"p":"28145.10","q":"0.002",'
-        b'"X":"MARKET","m":true},"timestamp":"2025-10-20T12:34:56.789012Z","message_id":"6f1c2e0a-53a4-4c0e-9b1f-0b2c7c'
-        b'5a9f10","source":"binance-websocket","version":"1.0"}' % (symbol, ms, ms, symbol, now_ns)
-    )
-
-
-async def latency(rate: int, seconds: float) -> np.ndarray:
-    """Milliseconds from publishing to durable, per message; the first second is left out as warm-up."""
+def memory(url: str, stream: str, count: int) -> tuple[float, float]:
+    """MiB the service held at most, and at its end, with all messages of the stream stored."""
     with tempfile.TemporaryDirectory() as folder:
-        server = NatsServer(Path(folder) / "nats", port=0)
+        environ = {
+            "DATA_DIR": folder, "NATS_URL": url, "NATS_STREAM": stream, "NATS_CONSUMER_SUBJECT": subject_of(stream),
+            "NATS_CONSUMER": "memory", "API_PORT": "0", "METRICS_PORT": "0",
+        }  # fmt: skip
+        command = [sys.executable, "-m", "data_manager", "serve"]
+        service = subprocess.Popen(
+            command, env=os.environ | environ, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        try:
+            assert service.stdout is not None
+            found = None
+            while found is None:
+                found = re.search(r"API +(http://[0-9.:]+)", service.stdout.readline())
+            facts: dict[str, int] = {}
+            while facts.get("new", 0) + facts.get("duplicate", 0) + facts.get("changed", 0) < count:
+                time.sleep(0.2)
+                with urlopen(f"{found[1]}/health/ingest") as answer:
+                    facts = json.load(answer)
+            status = Path(f"/proc/{service.pid}/status").read_text()
+            return _mib(status, "VmHWM"), _mib(status, "VmRSS")
+        finally:
+            service.terminate()
+            service.wait()
+
+
+def _mib(status: str, name: str) -> float:
+    found = re.search(rf"{name}:\s+(\d+) kB", status)
+    assert found is not None
+    return int(found[1]) / 1_024
+
+
+async def measure(rounds: int) -> None:
+    """All tables."""
+    mix = payloads(CAPTURES)
+    mixes = {"FEW": mix, "MANY": dealt_out(mix, _SYMBOLS)}
+    counts = {stream: len(messages) for stream, messages in mixes.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        server = NatsServer(Path(folder), port=0)
         await server.start()
-        bus = await opened_bus(server.url, "latency")
-        store = EmbeddedStore(Path(folder) / "store", 128 << 20)
-        took: list[np.ndarray] = []
-
-        async def append(batch: Batch) -> Receipt:
-            receipt = await store.append(batch)
-            took.append(time.time_ns() - batch.key)
-            return receipt
-
-        tally = Tally()
-        ports = Ports(bus, Decoder("um"), append, no_dead, _CLOCK)
-        child = subprocess.Popen([sys.executable, __file__, "--publish", server.url, str(rate), str(seconds)])
-        ingesting = asyncio.create_task(ingest(ports, Buffer("um", DATASET_OF, tally, Limits())))
-        await asyncio.to_thread(child.wait)
-        await asyncio.sleep(0.3)
-        bus.stop()
-        await ingesting
-        await bus.close()
-        await store.close()
+        for stream, messages in mixes.items():
+            await filled(server.url, stream, messages)
+        del mix, messages
+        mixes.clear()
+        if rounds:
+            await throughput(server.url, counts, rounds)
+        with table("memory of the service", "drained", "most MiB", "MiB at the end", "target") as rows:
+            most, last = await asyncio.to_thread(memory, server.url, "MANY", counts["MANY"])
+            rows.append((f"{counts['MANY']:,} messages of {_SYMBOLS} symbols", f"{most:.0f}", f"{last:.0f}", "≤ 400"))
         await server.stop()
-    published = int(np.concatenate(took).size * (seconds - 1) / seconds)
-    return np.concatenate(took)[-published:] / 1e6
-
-
-async def latencies(seconds: float) -> None:
-    """p50, p99, worst at the two rates of the design."""
-    heads = ("published to durable", "messages", "p50 ms", "p99 ms", "worst ms", "target p99 ms")
-    with table("latency", *heads) as rows:
-        for rate, target in ((1_000, 10), (20_000, 50)):
-            ms = await latency(rate, seconds)
-            p50, p99 = np.quantile(ms, [0.5, 0.99])
-            rows.append(
-                (f"{rate:,} msg/s", f"{len(ms):,}", f"{p50:.1f}", f"{p99:.1f}", f"{ms.max():.1f}", f"≤ {target}")
-            )
 
 
 def main() -> None:
-    """Print both tables; or, as the child, publish."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=6.0)
-    parser.add_argument("--publish", nargs=3, metavar=("URL", "RATE", "SECONDS"))
+    parser.add_argument("--rounds", type=int, default=5, help="0: memory alone")
     args = parser.parse_args()
-    if args.publish:
-        url, rate, seconds = args.publish
-        uvloop.run(publish(url, int(rate), float(seconds)))
-        return
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     tune_interpreter()
-    uvloop.run(throughput(args.rounds))
-    uvloop.run(latencies(args.seconds))
+    uvloop.run(measure(args.rounds))
 
 
 if __name__ == "__main__":
