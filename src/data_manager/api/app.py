@@ -18,6 +18,7 @@ from data_manager.api.alerts import alert_routes
 from data_manager.api.backfill import Backfill, backfill_routes
 from data_manager.api.boundary import Boundary
 from data_manager.api.cache import AnswerCache
+from data_manager.api.certificates import Certifying, certificate_routes
 from data_manager.api.data import Reading, data_routes
 from data_manager.api.databases import AskFacts, database_routes
 from data_manager.api.errors import HANDLERS, answer_to
@@ -25,15 +26,31 @@ from data_manager.api.findings import finding_routes
 from data_manager.api.health import AskReadiness, Readiness, health_routes
 from data_manager.api.inspect import inspect_routes
 from data_manager.api.metrics import HttpMetrics, metrics_app
+from data_manager.api.retention import Retaining, Retains, retention_routes
 from data_manager.api.routing import Endpoint
 from data_manager.api.series_health import Standing, series_health_routes
 from data_manager.api.truth import Truth, truth_routes
 from data_manager.api.truth_views import view_routes
+from data_manager.domain.retention import Days
 from data_manager.ports import Clock, Records, SeriesStore
 from data_manager.services.auditing.desk import Desk
 from data_manager.services.backfilling.office import Office
+from data_manager.services.certify import Certifier
 from data_manager.services.conditions import Conditions
 from data_manager.services.health import HealthBook
+from data_manager.services.retain import ROWS_MAX
+from data_manager.services.runs import Runs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retention:
+    """How long rows are kept, and who lets them go: None where this process does not."""
+
+    retains: Retains | None = None
+    days: Days = field(default_factory=dict)
+    enabled: bool = True
+    interval_s: int = 900
+    rows_max: int = ROWS_MAX
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +75,8 @@ class Components:
     connections: AskFacts
     book: HealthBook | None = None  # None: one is made
     channels: Mapping[str, str] = field(default_factory=dict)  # where each channel of the alerts leads, by name
+    retention: Retention = field(default_factory=Retention)
+    runs: Runs = field(default_factory=Runs)  # work that was asked for
     reads: bool = True
     role: str = "all"
     backfills: bool = True
@@ -126,6 +145,28 @@ def create_app(components: Components, limits: Limits | None = None) -> FastAPI:
                 components.clock,
                 components.market,
                 components.store.kind,
+            )
+        ),
+        *certificate_routes(
+            Certifying(
+                components.store,
+                components.meta,
+                Certifier(components.store, components.meta, components.conditions, components.clock),
+                components.runs,
+                components.clock,
+                components.market,
+            )
+        ),
+        *retention_routes(
+            Retaining(
+                components.retention.retains,
+                components.meta,
+                components.runs,
+                components.market,
+                components.retention.days,
+                components.retention.enabled,
+                components.retention.interval_s,
+                components.retention.rows_max,
             )
         ),
         *alert_routes(components.meta, components.channels, components.market),

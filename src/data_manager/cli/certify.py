@@ -70,12 +70,14 @@ def verify(
     Exit code 1 when a row is another, missing, doubled or new since, when a certificate or its chain was altered, or
     when the rows of the one that was named went by retention, so that nothing can be proven.
     """
+    from data_manager.services.telling_proofs import proofs_facts
+
     in_force = settings.load(os.environ)
     asked = _asked(what, _span(start, end), in_force.market)
     quiet_logs()
     proofs = asyncio.run(_verify(in_force, asked))
     if as_json:
-        say_json({"verified": [one.holds for one in proofs].count(True), "proofs": proofs, **_speed(proofs)})
+        say_json(proofs_facts(proofs))
     else:
         _say_proofs(proofs)
     named = asked.certificate_id is not None or asked.file is not None
@@ -197,6 +199,7 @@ def _say_certificate(one: "Certificate") -> None:
 
 def _say_proofs(proofs: "list[Proof]") -> None:
     from data_manager.domain.time import iso
+    from data_manager.services.verify import speed
 
     heads = ("certificate", "series", "from", "to", "rows", "verdict", "chain")
     lines = [
@@ -214,7 +217,7 @@ def _say_proofs(proofs: "list[Proof]") -> None:
             typer.echo(f"and {len(one.mismatches) - _SHOWN_MAX:,} more: --json names all", err=True)
         if one.status == "let_go":
             typer.echo(f"{one.series}: its rows went by retention: nothing can be proven of them any more", err=True)
-    rate = _speed(proofs)["rows_per_second"]
+    rate = speed(proofs)
     pace = "" if rate is None else f" at {rate:,.0f} rows/s"
     typer.echo(f"{sum(one.rows for one in proofs):,} rows read{pace}", err=True)
 
@@ -233,10 +236,3 @@ def _told(proof: "Proof", one: "Mismatch") -> str:
         return f"{key} {one.first_key} is {one.kind}{columns}"
     what = "rows are not what they were" if one.kind == "block" else f"rows {one.kind}"
     return f"{key} {one.first_key} to {one.last_key}: at least {one.rows:,} {what}{columns}"
-
-
-def _speed(proofs: "list[Proof]") -> dict[str, float | None]:
-    from data_manager.services.verify import speed
-
-    rate = speed(proofs)
-    return {"rows_per_second": None if rate is None else round(rate)}

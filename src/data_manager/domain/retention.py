@@ -51,6 +51,16 @@ def kept_days(series: Series, dataset: Dataset, days: Days) -> int | None:
     return declared if declared is None or isinstance(declared, int) else declared.get(series.interval or "")
 
 
+def days_by_name(datasets: Iterable[Dataset], days: Days) -> dict[str, int | None]:
+    """The days in force, by dataset, or by dataset and interval where it has intervals."""
+    found: dict[str, int | None] = {}
+    for dataset in datasets:
+        for interval in INTERVALS_MS if dataset.has_interval else (None,):
+            name = f"{dataset.name}.{interval}" if interval else dataset.name
+            found[name] = kept_days(Series("", dataset.name, "", interval), dataset, days)
+    return found
+
+
 def piece_of(series: Series, row_ms: int) -> Span:
     """The piece that a row of this time goes with."""
     length = INTERVALS_MS[series.interval] if series.interval else 0

@@ -23,6 +23,7 @@ def mongo_access(settings: Settings) -> MongoAccess:
         port=settings.mongodb_port,
         user=settings.mongodb_user or "",
         password=settings.mongodb_password or "",
+        expire_by_index=settings.mongodb_expire_by_index,
     )
 
 

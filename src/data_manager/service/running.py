@@ -29,7 +29,9 @@ from data_manager.adapters.clock import SystemClock
 from data_manager.adapters.late import Late
 from data_manager.api import app as http
 from data_manager.api.health import Readiness
+from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import NotFound
+from data_manager.domain.retention import parse_days
 from data_manager.domain.time import SECOND_MS
 from data_manager.ports import MetadataStore, SeriesStore
 from data_manager.ports_alerts import Channel
@@ -45,6 +47,7 @@ from data_manager.services.databases import Databases, reason_against
 from data_manager.services.health import HealthBook
 from data_manager.services.periodic import LoopLag, every
 from data_manager.services.reporting import Reporter
+from data_manager.services.runs import Runs
 from data_manager.settings import Settings
 
 CLOCK = SystemClock()
@@ -92,6 +95,7 @@ class Service:
         self._book = HealthBook(
             parts.store, self._conditions, CLOCK, promised=settings.completeness_target_percent / 100
         )
+        self._runs = Runs()
         self._overseeing: Overseeing | None = None
         if parts.working is not None:
             self._overseeing = Overseeing(
@@ -111,6 +115,7 @@ class Service:
             yield partial(figures.of_lease, parts.working.lease)
             yield partial(figures.of_auditor, parts.working.auditing.auditor)
             yield partial(figures.of_mending, parts.working.mending)
+            yield parts.working.keeping.figures
 
         if self._overseeing is not None:
             yield self._overseeing.figures
@@ -132,6 +137,7 @@ class Service:
                 await self.parts.feeding.stop()
             if ingesting is not None and draining is not None:
                 await self._drain(ingesting, draining)
+            await self._runs.close()
             if self.parts.working is not None:
                 await self.parts.working.close()
             for task in beside:
@@ -196,6 +202,14 @@ class Service:
                 book=self._book,
                 channels={one.name: one.shown for one in self.parts.channels},
                 desk=None if self.parts.working is None else self.parts.working.auditing.desk,
+                retention=http.Retention(
+                    retains=None if self.parts.working is None else self.parts.working.keeping,
+                    days=parse_days(self.settings.retention_days or "", DATASETS),
+                    enabled=self.settings.enable_retention,
+                    interval_s=self.settings.retention_interval,
+                    rows_max=self.settings.retention_rows_max,
+                ),
+                runs=self._runs,
                 role=self.parts.role,
                 backfills=self.settings.enable_backfiller,
                 ingest=self._ingest_facts,

@@ -14,6 +14,7 @@ from data_manager.domain.finding import Finding, FindingKind, found
 from data_manager.ports import Lease, MetadataStore, SeriesStore
 from data_manager.service.again import Again
 from data_manager.service.auditing import Auditing
+from data_manager.service.keeping import Keeping
 from data_manager.service.mending import Mending, Past
 from data_manager.service.release import left_behind
 from data_manager.services.catalog import keep_statistics
@@ -60,6 +61,7 @@ class Working:
         self.mending = Mending(
             settings, store, meta, reporter, self._campaign, databases, self.auditing.auditor, past, writes=writes
         )
+        self.keeping = Keeping(settings, store, meta, reporter, self._campaign, writes=writes)
         self._statistics: dict[str, int] = {}
         self._leaderless: Finding | None = None  # as told
         self._ended_in_epoch = 0
@@ -76,6 +78,7 @@ class Working:
         yield Again("store's house", _LOOK_S, when_due(_HOUSE_S, house, CLOCK))
         yield from self.auditing.again()
         yield from self.mending.again()
+        yield from self.keeping.again()
 
     def lease(self) -> LeaseStatus:
         """Who leads, as far as is known here."""

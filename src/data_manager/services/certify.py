@@ -70,6 +70,7 @@ class Certifier:
         rest: float = 0.0,
         page_rows: int = PAGE_ROWS,
     ) -> None:
+        self.issued = 0  # certificates, since the start
         self._store = store
         self._truth = truth
         self._conditions = conditions
@@ -132,6 +133,7 @@ class Certifier:
                 raise
             except Conflict:
                 continue  # somebody else certified rows of this series: follow upon that one
+            self.issued += 1
             return one
         raise Conflict(f"{series.id} is being certified by others all the time: try again later")
 

@@ -12,7 +12,9 @@ history that was replayed or fetched yesterday stays as long as what happened ye
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
 import structlog
@@ -107,6 +109,7 @@ class Retention:
     ) -> None:
         self.days = days
         self.last: Retained | None = None
+        self.rows: Counter[str] = Counter()  # that went since the start, by dataset
         self._store = store
         self._records = records
         self._certifier = certifier
@@ -114,6 +117,7 @@ class Retention:
         self._clock = clock
         self._by = by
         self._rows_max = rows_max
+        self._turn = asyncio.Lock()
         self._waits_until: dict[tuple[Series, int], int] = {}
         self._steady = _Steady(clock)
 
@@ -138,6 +142,21 @@ class Retention:
         """
         if not dry_run:
             self._steady.require()
+        async with self._turn:
+            found = await self._run(series, dry_run=dry_run, force=force, records=records, progress=progress)
+        if series is None and not dry_run:
+            self.last = found
+        return found
+
+    async def _run(
+        self,
+        series: Sequence[Series] | None,
+        *,
+        dry_run: bool,
+        force: bool,
+        records: Records | None,
+        progress: Progress | None,
+    ) -> Retained:
         began_s = self._clock.monotonic_s()
         one = _Run(self, records or self._records, dry_run=dry_run, force=force)
         wanted = await self._wanted(series)
@@ -148,10 +167,7 @@ class Retention:
                 progress(done, len(wanted), at.id)
             if not await one.of(at):
                 break
-        found = one.outcome(self._clock.monotonic_s() - began_s)
-        if series is None and not dry_run:
-            self.last = found
-        return found
+        return one.outcome(self._clock.monotonic_s() - began_s)
 
     async def _wanted(self, series: Sequence[Series] | None) -> list[Series]:
         held = await self._store.series()
@@ -283,6 +299,7 @@ class _Run:
             _log.warning("others went than were certified", series=series.id, went=dropped, certified=begun.rows_in)
         done = replace(begun, rows_out=0, details={**begun.details, "dropped": dropped}, at_ms=self._clock.now_ms())
         await self._records.keep_lineage([done])
+        self._retention.rows[series.dataset] += dropped
         _log.info(
             "let go by retention",
             series=series.id,
@@ -403,8 +420,3 @@ class _Steady:
 
     def _apart(self) -> int:
         return self._clock.now_ms() - round(self._clock.monotonic_s() * 1_000)
-
-
-def policy(retention: Retention, held: Sequence[Series]) -> Mapping[str, int | None]:
-    """Days by series id; None for ever."""
-    return {one.id: retention.kept_days(one) for one in held}

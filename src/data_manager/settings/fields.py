@@ -81,6 +81,10 @@ class Settings:
     mongodb_user: str | None = a_login("User there.")
     mongodb_password: str | None = a_login("Password there.", secret=True)
     mongodb_db: str = a_name("petrosa_data_manager", "Database there that holds the rows.")
+    mongodb_expire_by_index: bool = a_setting(
+        False,
+        "Whether MongoDB deletes old rows itself, by their own time and uncertified; else our retention does.",
+    )
     store_bytes_max: int = a_size(
         0, "Bytes the rows may take, 0 for no bound. From 90 % on the least valuable streams are shed.", at_least=0
     )
@@ -167,6 +171,10 @@ class Settings:
     binance_streams_per_socket: int = a_setting(
         200, "Streams that share one websocket, at most.", unit="streams", at_least=1, at_most=1_024
     )
+    binance_lag_max_ms: int = a_setting(
+        5_000, "How much later than at its best a websocket may deliver before another one takes its place.", unit="ms",
+        at_least=100, at_most=3_600_000,
+    )  # fmt: skip
 
     binance_fapi_base_url: str = an_address("https://fapi.binance.com", "REST of USDⓈ-M futures")
     binance_dapi_base_url: str = an_address("https://dapi.binance.com", "REST of COIN-M futures")
@@ -275,6 +283,27 @@ class Settings:
     alerts_per_minute: int = a_setting(
         10, "Messages a minute of one kind of alert; what is more is told together.", unit="messages",
         at_least=1, at_most=1_000,
+    )  # fmt: skip
+
+    enable_certifier: bool = a_setting(
+        True, "Whether every day that is over and audited is certified. On demand it is certified all the same."
+    )
+    enable_retention: bool = a_setting(
+        True, "Whether rows older than their retention are let go, each day of them certified first."
+    )
+    retention_interval: int = a_setting(
+        900, "Pause between two looks for rows that are old enough to go.", unit="s", at_least=1, at_most=86_400
+    )
+    retention_days: str | None = a_setting(
+        None,
+        "Days that rows are kept, where the table of datasets says otherwise than wanted: by dataset or interval.",
+        unset="the days of the table of datasets",
+        pattern=r"[\w.]+=(\d{1,5}|forever)(\s*,\s*[\w.]+=(\d{1,5}|forever))*",
+        valid="must be like trade=30,candle.1m=365,depth=forever",
+    )
+    retention_rows_max: int = a_setting(
+        10_000_000, "Rows one look may let go, give or take a day of one series; the next goes on.", unit="rows",
+        at_least=1, at_most=1_000_000_000,
     )  # fmt: skip
 
     enable_backfiller: bool = a_setting(True, "Whether backfill jobs are taken and run.")

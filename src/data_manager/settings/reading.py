@@ -64,6 +64,7 @@ def _contradictions(settings: Settings) -> Iterator[BadSetting]:
             "must be at most half of LEADER_ELECTION_TIMEOUT",
         )
     yield from _of_the_feed(settings)
+    yield from _of_retention(settings)
     if settings.flush_age_ms >= settings.nats_ack_wait_s * 1_000:
         yield BadSetting("FLUSH_AGE_MS", settings.flush_age_ms, "must be shorter than NATS_ACK_WAIT_S")
 
@@ -74,6 +75,22 @@ def _of_the_feed(settings: Settings) -> Iterator[BadSetting]:
         streams_of(settings.market, settings.fed_pairs, settings.fed_streams)
     except BadSetting as problem:
         yield problem
+
+
+def _of_retention(settings: Settings) -> Iterator[BadSetting]:
+    if settings.retention_days is None:
+        return
+    # Costs more than all else here, and is rarely needed.
+    from data_manager.domain.datasets import DATASETS  # noqa: PLC0415
+    from data_manager.domain.retention import parse_days  # noqa: PLC0415
+
+    try:
+        parse_days(settings.retention_days, DATASETS)
+    except BadSetting as problem:
+        yield problem
+    if settings.mongodb_expire_by_index:
+        rule = "must be unset with MONGODB_EXPIRE_BY_INDEX: an index goes by the table of datasets alone"
+        yield BadSetting("RETENTION_DAYS", settings.retention_days, rule)
 
 
 class SettingRow(NamedTuple):
@@ -111,7 +128,9 @@ def warnings(environ: Mapping[str, str]) -> list[str]:
     found = []
     for name in sorted(set(environ) - set(ours)):
         close = get_close_matches(name.upper(), ours, n=1, cutoff=0.85)
-        if _OF_THE_PREDECESSOR.fullmatch(name):
+        if name in _DECLINED:
+            found.append(f"{name} is set, but {_DECLINED[name]}")
+        elif _OF_THE_PREDECESSOR.fullmatch(name):
             found.append(f"{name} is set, but this version does not read it")
         elif close:
             found.append(f"{name} is set, but nothing reads it: did you mean {close[0]}?")
@@ -120,9 +139,17 @@ def warnings(environ: Mapping[str, str]) -> list[str]:
 
 _OF_THE_PREDECESSOR = re.compile(
     r"(POSTGRES|RAW_QUERY)_\w+|BINANCE_API_SECRET"
-    r"|ENABLE_(ANALYTICS|LEADER_ELECTION|DUPLICATE_REMOVAL)"
+    r"|ENABLE_(ANALYTICS|LEADER_ELECTION)"
     r"|API_(WORKERS|DEFAULT_PAGE_SIZE|MAX_BATCH_SIZE|QUERY_TIMEOUT)"
     r"|ANALYTICS_INTERVAL|HEALTH_CHECK_PORT|OTEL_ENABLED"
     r"|DEFAULT_(VOLATILITY|VOLUME|TREND)_WINDOW"
-    r"|DUPLICATE_RESOLUTION_STRATEGY|INITIAL_STARTUP_DELAY|CANDLE_DATABASE_TYPE"
+    r"|INITIAL_STARTUP_DELAY|CANDLE_DATABASE_TYPE"
 )
+_DECLINED = {
+    "ENABLE_DUPLICATE_REMOVAL": "there is nothing to remove: a row is stored once per key, repeats are counted",
+    "DUPLICATE_RESOLUTION_STRATEGY": (
+        "which of two rows with one key stays is a rule of the dataset, see docs/retention.md: trades keep the first, "
+        "candles the final one"
+    ),
+}
+"""Variables of the predecessor that ask for what cannot be had here, and why."""

@@ -1,7 +1,8 @@
 """The indexes we own, in one place: what each collection should have, what it has, and the difference said aloud.
 
 An index other than _id_ is needed where a question of times cannot be answered by _id, and, if that is wished, where
-rows expire by themselves. An index of ours whose rows are not to expire any more is made anew. Nothing else here is ever dropped or renamed: what somebody else made is reported, with the fix.
+rows expire by themselves. An index of ours whose rows are not to expire any more is made anew. Nothing else here is
+ever dropped or renamed: what somebody else made is reported, with the fix.
 """
 
 from __future__ import annotations

@@ -1,0 +1,263 @@
+"""Retention over HTTP: how long what is kept, what went, and letting go now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Final, NamedTuple, Protocol
+
+from fastapi.routing import APIRoute
+from msgspec import json
+from pydantic import BaseModel, Field
+from starlette.requests import Request
+
+from data_manager.api.certificates import RunUnderWay, run_number, under_way
+from data_manager.api.errors import DOCUMENTED, ErrorBody
+from data_manager.api.routing import Endpoint, Header, PostEndpoint, Reply
+from data_manager.api.truth_asked import body_of, series_of, span_of, words_of
+from data_manager.domain.dataset import Series
+from data_manager.domain.datasets import DATASETS
+from data_manager.domain.errors import BadQuery, Conflict
+from data_manager.domain.retention import Days, days_by_name
+from data_manager.ports import Records
+from data_manager.services.query import OFFSET_MAX, whole
+from data_manager.services.retain import TRANSFORMATION, Progress, Retained
+from data_manager.services.runs import Outcome, Runs, Tell
+from data_manager.services.telling_proofs import let_go_facts, retained_facts
+
+RECORDS_MAX: Final = 1_000
+"""Records in one answer."""
+
+_WORDS: Final = ("series", "dry_run", "force")
+_HEADERS: list[Header] = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
+
+
+class RetentionPolicy(BaseModel):
+    """How long rows are kept."""
+
+    enabled: Annotated[bool, Field(description="Whether old rows go again and again; on demand they go all the same.")]
+    interval_s: int
+    rows_max: Annotated[int, Field(description="Rows one run may let go, give or take a day of one series.")]
+    days: Annotated[
+        dict[str, int | None],
+        Field(description="Days by dataset and interval; null: for ever.", examples=[{"trade": 7, "candle.1m": 7}]),
+    ]
+    last: Annotated[dict[str, Any] | None, Field(description="The last run by this process.")]
+
+
+class RetentionPiece(BaseModel):
+    """A day of one series, or a candle that is longer than a day."""
+
+    series: str
+    start_ms: int
+    end_ms: int
+    kept_days: int
+    rows: int | None
+    dropped: Annotated[int | None, Field(description="Null in a dry run.")]
+    certificate: str | None
+
+
+class RetentionDone(BaseModel):
+    """What a run came to."""
+
+    pieces: list[RetentionPiece]
+    dropped: int
+    waiting: Annotated[int, Field(description="Pieces that are old, but whose rows were received lately.")]
+    doubled: Annotated[int, Field(description="Keys that were met twice.")]
+    capped: Annotated[bool, Field(description="More is due than one run may let go.")]
+    failed: Annotated[dict[str, str], Field(description="By series, why some of its rows cannot be certified.")]
+    dry_run: bool
+    seconds: float
+
+
+class RetentionRecord(BaseModel):
+    """What went once: exact span, rows, and the certificate of what they were."""
+
+    series: str
+    start_ms: int
+    end_ms: int
+    rows: int | None
+    at_ms: int
+    done: bool
+    certificate: str | None
+    dropped: int | None = None
+    first_key: int | None
+    last_key: int | None
+    kept_days: int
+    forced: bool
+    by: str
+
+
+class RetentionPagination(BaseModel):
+    """Which part of all records this is."""
+
+    limit: int
+    offset: int
+    total: int
+    has_more: bool
+
+
+class RetentionRecords(BaseModel):
+    """A page of what went, the newest first."""
+
+    data: list[RetentionRecord]
+    pagination: RetentionPagination
+
+
+class Retains(Protocol):
+    """Who lets rows go in this process."""
+
+    async def retain_now(
+        self, series: Sequence[Series] | None, *, dry_run: bool, force: bool, tell: Progress
+    ) -> Retained:
+        """See service/keeping.py."""
+        ...
+
+    def last_run(self) -> Retained | None:
+        """The last run over all series."""
+        ...
+
+
+class Retaining(NamedTuple):
+    """What the routes need. retains is None where the role has no such part."""
+
+    retains: Retains | None
+    records: Records
+    runs: Runs
+    market: str
+    days: Days
+    enabled: bool
+    interval_s: int
+    rows_max: int
+
+
+def retention_routes(retaining: Retaining) -> list[APIRoute]:
+    """/retention and what is below."""
+    return [_policy(retaining), _records(retaining), _run(retaining), _status(retaining)]
+
+
+def _policy(retaining: Retaining) -> APIRoute:
+    async def policy(request: Request) -> Reply:
+        words_of(request)
+        last = None if retaining.retains is None else retaining.retains.last_run()
+        facts = {
+            "enabled": retaining.enabled,
+            "interval_s": retaining.interval_s,
+            "rows_max": retaining.rows_max,
+            "days": days_by_name(DATASETS.values(), retaining.days),
+            "last": None if last is None else retained_facts(last),
+        }
+        return _reply(facts)
+
+    return Endpoint(
+        "/retention", policy, name="retention", operation_id="get_retention", tags=["truth"],
+        summary="How long rows are kept, and the last run of retention.",
+        responses={200: {"model": RetentionPolicy}, 422: DOCUMENTED[422]},
+    )  # fmt: skip
+
+
+def _records(retaining: Retaining) -> APIRoute:
+    async def records(request: Request) -> Reply:
+        given = words_of(request, "series", "start", "end", "limit", "offset")
+        limit, offset = whole(given, "limit", 100, 1, RECORDS_MAX), whole(given, "offset", 0, 0, OFFSET_MAX)
+        found, total = await retaining.records.lineage(
+            limit=limit,
+            offset=offset,
+            series=series_of(given["series"], retaining.market).id if "series" in given else None,
+            transformation=TRANSFORMATION,
+            span=span_of(given),
+        )
+        pagination = {"limit": limit, "offset": offset, "total": total, "has_more": offset + len(found) < total}
+        return _reply({"data": [let_go_facts(one) for one in found], "pagination": pagination})
+
+    return Endpoint(
+        "/retention/records", records, name="retention_records", operation_id="get_retention_records", tags=["truth"],
+        summary="What went by retention: exact spans, counts and certificates, the newest first.",
+        responses={200: {"model": RetentionRecords}, **_ERRORS},
+        openapi_extra={"parameters": [
+            _query("series", "um.candle.BTCUSDT.1m"), _query("start", "2023-04-04T00:00:00Z"),
+            _query("end", "1680652800000"), _query("limit", "100"), _query("offset", "0"),
+        ]},
+    )  # fmt: skip
+
+
+def _run(retaining: Retaining) -> APIRoute:
+    async def run(request: Request) -> Reply:
+        series, dry_run, force = _wanted(await body_of(request, _WORDS), retaining.market)
+        retains = retaining.retains
+        if retains is None:
+            raise Conflict("this process lets no rows go: ask one of role all or work")
+
+        async def work(tell: Tell) -> Retained:
+            return await retains.retain_now(series, dry_run=dry_run, force=force, tell=tell)
+
+        return _outcome(await retaining.runs.begin("retention", work))
+
+    schema = {
+        "type": "object",
+        "properties": {
+            "series": {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},
+            "dry_run": {"type": "boolean", "default": False},
+            "force": {"type": "boolean", "default": False},
+        },
+        "example": {"series": "um.trade.BTCUSDT", "dry_run": True},
+    }
+    return PostEndpoint(
+        "/retention/run", run, name="retain", operation_id="post_retention_run", tags=["truth"],
+        summary="Let go now of what is older than its retention.",
+        description=(
+            "`series`: an id or a list of ids; all. `dry_run`: say what is due and change nothing. `force`: also rows "
+            "that were received lately, and damaged ones that cannot be certified. By the process that leads."
+        ),
+        responses=_ANSWERS,
+        openapi_extra={"requestBody": {"required": False, "content": {"application/json": {"schema": schema}}}},
+    )  # fmt: skip
+
+
+def _status(retaining: Retaining) -> APIRoute:
+    async def status(request: Request) -> Reply:
+        return _outcome(await retaining.runs.outcome(run_number(request)))
+
+    return Endpoint(
+        "/retention/runs/{run}", status, name="retention_run", operation_id="get_retention_run", tags=["truth"],
+        summary="How a run of retention stands that takes longer.", responses=_ANSWERS,
+        openapi_extra={"parameters": [
+            {"name": "run", "in": "path", "required": True, "schema": {"type": "integer"}},
+        ]},
+    )  # fmt: skip
+
+
+def _wanted(body: dict[str, Any], market: str) -> tuple[list[Series] | None, bool, bool]:
+    for name, value in body.items():
+        if name not in _WORDS:
+            raise BadQuery(name[:64], value, f"is not known here: {' '.join(_WORDS)} are")
+    flags = [body.get(name, False) for name in ("dry_run", "force")]
+    for name, flag in zip(("dry_run", "force"), flags, strict=True):
+        if not isinstance(flag, bool):
+            raise BadQuery(name, flag, "must be true or false")
+    named = body.get("series")
+    names = [named] if isinstance(named, str) else named
+    if names is not None and not (isinstance(names, list) and names and all(isinstance(one, str) for one in names)):
+        raise BadQuery("series", named, "must be a series id or a list of them; leave it out for all")
+    return None if names is None else [series_of(one, market) for one in names], flags[0], flags[1]
+
+
+def _outcome(outcome: Outcome) -> Reply:
+    return _reply(retained_facts(outcome.answer)) if outcome.over else under_way(outcome, "/retention/runs")
+
+
+def _reply(body: Any) -> Reply:
+    return Reply(200, _HEADERS, json.encode(body))
+
+
+def _query(name: str, example: str) -> dict[str, Any]:
+    return {"name": name, "in": "query", "required": False, "schema": {"type": "string"}, "example": example}
+
+
+_ERRORS: Final[dict[int | str, dict[str, Any]]] = {code: DOCUMENTED[code] for code in (422, 503)}
+_ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"model": RetentionDone},
+    202: {"model": RunUnderWay, "description": "It takes longer: ask again at href."},
+    404: {"model": ErrorBody, "description": "Nothing of that name is known."},
+    409: {"model": ErrorBody, "description": "Another replica leads, or too much is under way."},
+    **_ERRORS,
+}
