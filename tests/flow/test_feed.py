@@ -249,11 +249,15 @@ async def test_a_stream_that_stalls_on_a_socket_that_lives_gets_another_socket(t
         await eventually(lambda: rig.feed.lines[0].replaced["silent"] >= 1)
         rig.exchange.faults.remove(stall.id)
         await eventually(lambda: rig.feed.facts()["silent"] == [])
+        events = [(one["what"], one["streams"]) for one in rig.feed.facts()["events"]]
         await rig.feeder.stop()
         messages = await rig.kept()
     assert without_a_gap(ids_of(messages))
     assert without_a_gap(ids_of(messages, "ETHUSDT"))
     assert rig.feed.lines[0].cuts == 0
+    told = [what for what, streams in events if "btcusdt@markPrice@1s" in streams]
+    assert told[:2] == ["silent", "replaced: silent"]
+    assert told[-1] == "speaks again"
 
 
 async def test_a_name_nobody_knows_is_acknowledged_and_named_as_never_heard(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def open_feeder(
         address_of(settings.market, settings.binance_ws_url),
         streams_of(settings.market, settings.fed_pairs, settings.fed_streams),
         clock,
-        rules=Rules(streams_per_socket=settings.binance_streams_per_socket),
+        rules=Rules(streams_per_socket=settings.binance_streams_per_socket, behind_ms=settings.binance_lag_max_ms),
         let_go=shown,
     )
     return Feeder(feed, NatsOutbox(access, subject, wants_stream=settings.nats_mode != "core"))

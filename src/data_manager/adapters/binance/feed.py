@@ -16,6 +16,7 @@ from data_manager.ports_feed import Heard
 
 _BATCH: Final = 500
 _NAMES_SHOWN: Final = 100
+_EVENTS_MAX: Final = 50
 _log = structlog.get_logger(__name__)
 
 
@@ -44,11 +45,20 @@ class BinanceFeed:
         self.address = address
         self.streams = streams
         self.lines = [
-            Line(f"{address}{'/' if group[0].route else ''}{group[0].route}/stream", group, clock, self._heard, rules)
+            Line(
+                f"{address}{'/' if group[0].route else ''}{group[0].route}/stream",
+                group,
+                clock,
+                self._heard,
+                rules,
+                self._happened,
+            )
             for group in groups_of(streams, rules.streams_per_socket)
         ]
         self.heard: Counter[str] = Counter()  # by kind
         self.dropped = 0
+        self._clock = clock
+        self._events: deque[dict[str, Any]] = deque(maxlen=_EVENTS_MAX)
         self._kinds = {one.name: one.kind for one in streams}
         self._let_go = let_go or (lambda _: None)
         self._waiting: deque[Heard] = deque()
@@ -101,6 +111,10 @@ class BinanceFeed:
         lost.last_ms = message.received_ms
         self._let_go(message)
 
+    def _happened(self, what: str, route: str, streams: Sequence[str]) -> None:
+        event = {"at": iso(self._clock.now_ms()), "what": what, "route": route, "streams": list(streams[:_NAMES_SHOWN])}
+        self._events.append(event)
+
     def tell_dropped(self) -> None:
         """One line of the log for what was let go since the last call."""
         lost, self._untold = self._untold, {}
@@ -147,6 +161,7 @@ class BinanceFeed:
             "streams": {"wanted": states.total(), **{state.replace(" ", "_"): n for state, n in states.items()}},
             "silent": named["silent"][:_NAMES_SHOWN],
             "never_heard": named["never heard"][:_NAMES_SHOWN],
+            "events": list(self._events),
             "heard": self.heard.total(),
             "waiting": self.waiting,
             "dropped": self.dropped,

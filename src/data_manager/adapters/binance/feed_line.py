@@ -52,8 +52,15 @@ class Line:
     """Made and run by BinanceFeed."""
 
     def __init__(
-        self, url: str, streams: Sequence[Stream], clock: Clock, take: Callable[[Heard], None], rules: Rules
+        self,
+        url: str,
+        streams: Sequence[Stream],
+        clock: Clock,
+        take: Callable[[Heard], None],
+        rules: Rules,
+        note: Callable[[str, str, Sequence[str]], None],
     ) -> None:
+        """note: is told of what happened on which route to which streams (none: to all of the socket)."""
         assert 0 < len(streams) <= STREAMS_MAX, "one more ends the socket"
         self.route = streams[0].route
         self.pulses = {one.name: Pulse(one, clock.monotonic_s()) for one in streams}
@@ -67,6 +74,7 @@ class Line:
         self._clock = clock
         self._take = take
         self._rules = rules
+        self._note = note
         self._tries = 0  # replacements in a row that were no better
         self._not_before_s = 0.0
 
@@ -138,6 +146,7 @@ class Line:
         self.cuts += 1
         self.reason = socket.reason
         lived_s = round(self._clock.monotonic_s() - socket.opened_s)
+        self._note("cut", self.route, ())
         _log.warning("exchange cut the socket", route=self.route, reason=socket.reason, lived_s=lived_s)
         return await self._come_back()
 
@@ -160,6 +169,7 @@ class Line:
         news = [pulse for name, pulse in self.pulses.items() if pulse.silent and name not in before]
         back = [name for name in before if not self.pulses[name].silent]
         if news:
+            self._note("silent", self.route, [one.stream.name for one in news])
             _log.warning(
                 "streams are silent, though their socket lives",
                 count=len(news),
@@ -168,6 +178,7 @@ class Line:
                 longest_s=round(now_s - min(one.since_s for one in news)),
             )
         if back:
+            self._note("speaks again", self.route, sorted(back))
             _log.info("streams speak again", count=len(back), streams=sorted(back)[:_NAMED_MAX])
 
     # ---- with two ------------------------------------------------------------------------------------------------
@@ -199,6 +210,7 @@ class Line:
         self.replaced[why] += 1
         self._tries = 0
         self._not_before_s = self._clock.monotonic_s() + (self._rules.again_s if why == "behind" else 0)
+        self._note(f"replaced: {why}", self.route, [pulse.stream.name for pulse in silent] if why == "silent" else ())
         _log.info("socket replaced", route=self.route, why=why, overlap_s=overlap_s, frames=old.frames)
         if late:
             _log.error("the old socket did not catch up: what it still had is lost", spans=late[:_NAMED_MAX])

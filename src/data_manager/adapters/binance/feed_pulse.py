@@ -8,7 +8,7 @@ State = Literal["live", "waiting", "silent", "never heard", "unknowable"]
 
 _TIMES: Final = 5.0  # so many times its longest silence is too long
 _LEAST_S: Final = 15.0  # but nothing shorter than this
-_LEARNT_AFTER_S: Final = 300.0  # of hearing it
+_LEARNT_AFTER_S: Final = 120.0  # of hearing it
 _RETRY_MAX_S: Final = 3_600.0  # a name that nobody knows is asked for again this often
 
 
