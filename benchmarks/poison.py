@@ -20,27 +20,19 @@ from statistics import median
 import structlog
 import uvloop
 from _report import CAPTURES, payloads, table
+from _wired import CLOCK, filled, opened_bus, wired
 
-from data_manager.adapters.binance.wire import DATASET_OF, LABELLED, Decoder
-from data_manager.adapters.binance.wire_paths import path_of
-from data_manager.adapters.bus.connection import NatsAccess
+from data_manager.adapters.binance.wire import DATASET_OF
 from data_manager.adapters.bus.nats_server import NatsServer
-from data_manager.adapters.bus.nats_stream import StreamOptions
-from data_manager.adapters.bus.opening import open_bus
-from data_manager.adapters.bus.publisher import open_publisher
-from data_manager.adapters.clock import SystemClock
 from data_manager.adapters.meta.sql import SqlMetaStore, open_meta
 from data_manager.adapters.store.embedded import EmbeddedStore
-from data_manager.ports import Bus, DeadLetter
+from data_manager.ports import DeadLetter
 from data_manager.service.running import tune_interpreter
 from data_manager.services.buffer import Buffer, Limits
 from data_manager.services.dead_log import DeadLetterLog
-from data_manager.services.ingest import Ports, ingest
-from data_manager.services.labels import Labels
-from data_manager.services.screen import Screen
+from data_manager.services.ingest import ingest
 from data_manager.telemetry import Tally
 
-_CLOCK = SystemClock()
 _LETTERS_MAX = 10_000
 
 
@@ -87,20 +79,11 @@ def poisoned(good: Sequence[bytes], dice: random.Random) -> list[bytes]:
     return found
 
 
-async def opened_bus(url: str, stream: str, durable: str) -> Bus:
-    """A connected bus on a consumer of that name, on a stream whose subject has the same name as itself."""
-    options = StreamOptions(stream=stream, durable=durable)
-    bus = open_bus(NatsAccess(urls=(url,)), stream.lower(), mode="jetstream", clock=_CLOCK, stream=options)
-    while not (await bus.state()).connected:
-        await asyncio.sleep(0.01)
-    return bus
-
-
 async def drain(url: str, stream: str, durable: str, count: int, meta: SqlMetaStore) -> tuple[float, float]:
     """Seconds until all of it is in the store or among the dead letters, and the CPU seconds that took."""
-    bus = await opened_bus(url, stream, durable)
+    bus = await opened_bus(url, durable, stream)
     tally = Tally()
-    told = DeadLetterLog(lambda: meta.dead_evicted, _CLOCK)
+    told = DeadLetterLog(lambda: meta.dead_evicted, CLOCK)
 
     async def keep_dead(letters: Sequence[DeadLetter]) -> None:
         await meta.keep_dead(letters)
@@ -115,8 +98,7 @@ async def drain(url: str, stream: str, durable: str, count: int, meta: SqlMetaSt
         store = EmbeddedStore(Path(folder), 128 << 20)
         watching = asyncio.create_task(watch())
         started, worked = time.perf_counter(), time.process_time()
-        screen = Screen(Labels("um", LABELLED, _CLOCK))
-        ports = Ports(bus, Decoder("um"), store.append, keep_dead, _CLOCK, screen=screen, path_of=path_of)
+        ports = wired(bus, store.append, tally, keep_dead)
         await ingest(ports, Buffer("um", DATASET_OF, tally, Limits()))
         took = time.perf_counter() - started, time.process_time() - worked
         await watching
@@ -151,10 +133,7 @@ async def measure(most: int, rounds: int) -> None:
         await server.start()
         meta = await full_meta(Path(folder))
         for stream, messages in streams.items():
-            await (await opened_bus(server.url, stream, "first")).close()  # makes the stream
-            async with open_publisher(NatsAccess(urls=(server.url,)), stream.lower()) as publisher:
-                await publisher.publish(messages)
-                await publisher.confirm()
+            await filled(server.url, stream, messages)
         heads = (
             "JetStream to durable",
             "clean msg/s",

@@ -18,7 +18,7 @@ from data_manager.ports import Clock, DeadLetter, Delivery
 from data_manager.services.buffer import Buffer, Dead
 
 _LAST_S: Final = 1.0  # at the end; what is not kept by then comes again
-_APART_S: Final = 0.5  # from one write to the next, while there is room for what waits
+_APART_S: Final = 1.0  # from one write to the next, while there is room for what waits
 _log = structlog.get_logger(__name__)
 
 KeepDead = Callable[[Sequence[DeadLetter]], Awaitable[None]]
