@@ -25,6 +25,8 @@ class Receiver:
         self.answers: list[tuple[int, dict[str, str]]] = []
         self.silent = False
         self.port = 0
+        self.over = asyncio.Event()
+        self._serving: set[asyncio.Task[None] | None] = set()
 
     @property
     def url(self) -> str:
@@ -36,6 +38,7 @@ class Receiver:
         return [one for one in found if one["event"] == event and kind in (None, one["kind"])]
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._serving.add(asyncio.current_task())
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
             headers = {
@@ -46,7 +49,7 @@ class Receiver:
             if status == 200:
                 self.posted.append(Posted(head[0].split()[1], headers, json.loads(body)))
             if self.silent:
-                await asyncio.Event().wait()
+                await self.over.wait()
             lines = [
                 f"HTTP/1.1 {status} Said",
                 "Content-Length: 7",
@@ -59,6 +62,13 @@ class Receiver:
             pass
         finally:
             writer.close()
+            self._serving.discard(asyncio.current_task())
+
+    async def end(self) -> None:
+        """Let go of who waits for an answer."""
+        self.over.set()
+        while self._serving:
+            await asyncio.sleep(0)
 
 
 @asynccontextmanager
@@ -71,3 +81,4 @@ async def receiving(port: int = 0) -> AsyncIterator[Receiver]:
         yield one
     finally:
         server.close()
+        await one.end()

@@ -34,10 +34,14 @@ def candle(open_ms: int) -> bytes:
 
 def service_of(folder: Path, server: NatsServer, **more: object) -> Service:
     quick = {"audit_interval": 1, "health_check_interval": 1, "enable_backfiller": "no", "enable_auto_backfill": "no"}
-    return Service(folder, nats_url=server.url, **{**quick, **more})
+    lease = {"leader_election_timeout": 2, "leader_election_heartbeat_interval": 1}
+    return Service(folder, nats_url=server.url, **{**quick, **lease, **more})  # type: ignore[arg-type]
 
 
-async def test_a_hole_is_told_once_and_its_end_is_told_after_a_restart(tmp_path: Path, server: NatsServer) -> None:
+async def test_a_hole_is_told_once_by_whoever_leads_and_its_end_is_told_after_a_restart(
+    tmp_path: Path, server: NatsServer
+) -> None:
+    """Two processes could tell: the service, and a second one of role work beside it on the same databases."""
     now_ms = time.time_ns() // 1_000_000
     first = now_ms - now_ms % MINUTE_MS - 60 * MINUTE_MS
     minutes = [first + n * MINUTE_MS for n in range(60)]
@@ -48,8 +52,10 @@ async def test_a_hole_is_told_once_and_its_end_is_told_after_a_restart(tmp_path:
 
     async with receiving() as hook, client_of(server) as client:
         await client.subscribe("alerts.>", cb=hear)
-        service = service_of(tmp_path, server, alert_webhook_url=hook.url)
-        async with running(service):
+        service = service_of(tmp_path / "one", server, alert_webhook_url=hook.url)
+        beside = {"data_dir": service.data_dir, "arguments": ["--role", "work"]}
+        other = service_of(tmp_path / "other", server, alert_webhook_url=hook.url, **beside)
+        async with running(service), running(other):
             assert service.get("/health", pair="BTCUSDT").status_code == 404
             await feed(server.url, service, [candle(ms) for ms in minutes if ms != minutes[30]])
             await eventually(lambda: hook.said("firing", "hole"), within_s=20, what=service.said())
@@ -57,7 +63,7 @@ async def test_a_hole_is_told_once_and_its_end_is_told_after_a_restart(tmp_path:
             [alert] = hook.said("firing", "hole")
             assert (alert["series"], alert["severity"], alert["evidence"]["missing"]) == (SERIES, "warning", 1)
             assert hook.posted[0].path == SECRET
-            assert hook.posted[0].body["text"].startswith(f"[warning] hole {SERIES}: 1 rows are missing")
+            assert hook.posted[0].body["text"].startswith(f"[warning] hole {SERIES}: 1 row is missing")
             await eventually(lambda: any(one.subject == "alerts.data-manager.warning.hole" for one in heard))
 
             def gaps() -> Any:
@@ -73,8 +79,11 @@ async def test_a_hole_is_told_once_and_its_end_is_told_after_a_restart(tmp_path:
             [gap] = service.page("/audit/log", kind="gap")["data"]
             assert (gap["severity"], gap["result"], gap["details"]["missing"]) == ("medium", "fail", 1)
 
+            leading = [one.figures().of("audit_leader_status") for one in (service, other)]
+            assert sum(leading) == 1
             await service.stop()
             sent_before = len(hook.posted)
+            await eventually(lambda: other.figures().of("audit_leader_status") == 1)
             await service.start()
             await eventually(lambda: service.page("/alerts")["data"])
             await feed(server.url, service, [candle(minutes[30])])
@@ -82,7 +91,11 @@ async def test_a_hole_is_told_once_and_its_end_is_told_after_a_restart(tmp_path:
             assert hook.said("firing", "hole") == [alert], "what was sent before the restart is not sent again"
             assert len(hook.posted) == sent_before + 1
             [over] = hook.said("resolved", "hole")
-            assert (over["series"], over["alert"], over["text"]) == (SERIES, alert["alert"], "no row is missing any more")
+            assert (over["series"], over["alert"], over["text"]) == (
+                SERIES,
+                alert["alert"],
+                "no row is missing any more",
+            )
             await eventually(lambda: service.page("/health", pair="BTCUSDT", period="1m")["health"]["gaps"] == 0)
             mended = service.page("/health", pair="BTCUSDT", period="1m")
             assert mended["health"]["completeness"] == 100.0
@@ -93,13 +106,24 @@ async def test_a_hole_is_told_once_and_its_end_is_told_after_a_restart(tmp_path:
             assert 29 * MINUTE_MS < summary["mttd_ms"] < 32 * MINUTE_MS
             assert 0 < summary["mttr_ms"] < MINUTE_MS
             [row] = service.page("/health/series", status="healthy")["data"]
-            assert row["holes"] == {"open": 0, "found": 1, "healed": 1, "mttd_ms": summary["mttd_ms"], "mttr_ms": summary["mttr_ms"]}
+            assert row["holes"] == {
+                "open": 0,
+                "found": 1,
+                "healed": 1,
+                "mttd_ms": summary["mttd_ms"],
+                "mttr_ms": summary["mttr_ms"],
+            }
             assert service.page("/alerts")["data"] == []
-            await eventually(lambda: service.figures().of("holes_mttr_seconds") >= 0 and service.figures().of("audit_health_score", dataset="candle") == 100)
-            points = [one for one in service.page("/health/history", series=SERIES)["data"] if one["status"] != "unknown"]
+            await eventually(
+                lambda: sum(one.figures().of("audit_health_score", dataset="candle") for one in (service, other)) == 100
+            )  # by whoever leads
+            points = [
+                one for one in service.page("/health/history", series=SERIES)["data"] if one["status"] != "unknown"
+            ]
             assert points
             assert min(one["quality_score"] for one in points) < 100
             assert SECRET not in service.said() + service.command("config").decode()
             assert SECRET not in json.dumps(service.page("/alerts", state="all"))
             assert service.get("/health/readiness").json()["components"]["alerts"] == "healthy"
+            await other.stop()
             await service.stop()

@@ -85,7 +85,7 @@ def of_holes(groups: Iterable[LiveHoles], hole_from_ms: int) -> Iterator[Alarm]:
         start_ms, end_ms = min(one.start_ms for one in mendable), max(one.end_ms for one in mendable)
         longest_ms = max(one.longest_ms for one in mendable)
         severity: Severity = "critical" if longest_ms > LONG_MS else "warning"
-        what = f"{missing:,} rows are missing" if missing else "rows are missing"
+        rows = "1 row is" if missing == 1 else f"{missing:,} rows are" if missing else "rows are"
         where = f"from {iso(start_ms)} to {iso(end_ms)}"
         yield Alarm(
             kind=HOLE,
@@ -94,7 +94,7 @@ def of_holes(groups: Iterable[LiveHoles], hole_from_ms: int) -> Iterator[Alarm]:
             since_ms=start_ms,
             newest_ms=max(one.found_ms for one in mendable),
             count=count,
-            text=f"{what} in {count:,} hole{'s' if count > 1 else ''}, {where}",
+            text=f"{rows} missing in {count:,} hole{'s' if count > 1 else ''}, {where}",
             evidence={"missing": missing or None, "start_ms": start_ms, "end_ms": end_ms, "longest_ms": longest_ms},
         )
 
