@@ -1,10 +1,11 @@
 """Real MariaDB servers for tests: each on a free port of 127.0.0.1, its files in a folder given.
 
-The fixture fresh_database gives empty databases, in turn of SQLite and of MySQL or MariaDB. TEST_MYSQL_URL names a
+The fixture fresh_database gives new databases, in turn of SQLite and of MySQL or MariaDB. TEST_MYSQL_URL names a
 database of a server that runs, which is emptied; otherwise mariadbd is started. Where there is neither, these tests are
 left out and one line says so; with CI=true they fail.
 """
 
+import asyncio
 import fcntl
 import os
 import shutil
@@ -17,6 +18,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import asyncmy
@@ -24,6 +26,7 @@ import pytest
 from sqlalchemy import MetaData
 
 from data_manager.adapters.meta.database import connect
+from data_manager.adapters.meta.migrate import migrate
 from tests.servers import ended_with_us, free_port
 from tests.summary import left_out
 
@@ -41,6 +44,7 @@ class MySqlServer:
         self.port = free_port()
         self.folder = folder
         self._options = options
+        self._template: str | None = None  # a database, once it was migrated
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -114,16 +118,33 @@ class MySqlServer:
         await self.say(f"CREATE DATABASE {name}")
         return self.url(name)
 
-    async def say(self, *statements: str) -> None:
-        """Whatever an administrator may say."""
+    async def migrated(self) -> str:
+        """The URL of a new database that was migrated and holds nothing."""
+        if self._template is None:
+            url = await self.fresh()
+            await migrate(url)
+            self._template = url.rpartition("/")[2]
+        copy = await self.fresh()
+        name, template = copy.rpartition("/")[2], self._template
+        asked = f"SELECT table_name FROM information_schema.tables WHERE table_schema = '{template}'"
+        tables = [row[0] for row in await self.say(asked)]
+        likenesses = (f"CREATE TABLE {name}.{table} LIKE {template}.{table}" for table in tables)
+        await self.say(*likenesses, f"INSERT INTO {name}.alembic_version SELECT * FROM {template}.alembic_version")
+        return copy
+
+    async def say(self, *statements: str) -> list[tuple[Any, ...]]:
+        """Whatever an administrator may say; the rows of the last answer."""
+        rows: list[tuple[Any, ...]] = []
         connection = await asyncmy.connect(host="127.0.0.1", port=self.port, user=USER, password=PASSWORD)
         try:
             async with connection.cursor() as cursor:
                 for statement in statements:
                     await cursor.execute(statement)
+                rows = list(await cursor.fetchall()) if cursor.description else []
             await connection.commit()
         finally:
             await connection.ensure_closed()
+        return rows
 
 
 def _program(name: str) -> str:
@@ -153,9 +174,12 @@ def own_mysql(tmp_path: Path) -> Iterator[MySqlServer]:
     server.kill()
 
 
-@pytest.fixture(params=["sqlite", "mysql"])
-def fresh_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FreshDatabase]:
-    """Await it for the URL of an empty database: of each kind there is."""
+KINDS = ["sqlite", "mysql"]
+
+
+@pytest.fixture(params=KINDS)
+def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FreshDatabase]:
+    """Await it for the URL of a database without a table: of each kind there is."""
     given = os.environ.get("TEST_MYSQL_URL")
     if request.param == "sqlite":
         yield lambda: beside(tmp_path)
@@ -165,6 +189,38 @@ def fresh_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[F
     else:
         with _alone():
             yield lambda: emptied(given)
+
+
+@pytest.fixture(params=KINDS)
+def fresh_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FreshDatabase]:
+    """Await it for the URL of a database that was migrated and holds nothing: of each kind there is.
+
+    It is a copy. Every test that migrated its own would spend more time on that than on anything else.
+    """
+    given = os.environ.get("TEST_MYSQL_URL")
+    if request.param == "sqlite":
+        template: Path = request.getfixturevalue("migrated_file")
+        yield lambda: copied(template, tmp_path)
+    elif given is None:
+        server: MySqlServer = request.getfixturevalue("mysql_server")
+        yield server.migrated
+    else:
+        with _alone():
+            yield lambda: emptied(given)
+
+
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file, to be copied."""
+    file = tmp_path_factory.mktemp("migrated") / "meta.db"
+    asyncio.run(migrate(f"sqlite:///{file}"))
+    return file
+
+
+async def copied(file: Path, folder: Path) -> str:
+    """A copy of it."""
+    shutil.copy(file, folder / "meta.db")
+    return await beside(folder)
 
 
 @contextmanager

@@ -45,9 +45,9 @@ EARLIER = REVISIONS[:-1]
 
 
 @pytest.fixture
-async def url(fresh_database: FreshDatabase) -> str:
+async def url(empty_database: FreshDatabase) -> str:
     """An empty database."""
-    return await fresh_database()
+    return await empty_database()
 
 
 async def said(url: str, *statements: str) -> list[dict[str, Any]]:
@@ -279,13 +279,13 @@ async def test_also_when_they_call_the_server_by_different_names(mysql_server: M
 # ── Back ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def copy_of(url: str, fresh_database: FreshDatabase, folder: Path) -> str:
+async def copy_of(url: str, empty_database: FreshDatabase, folder: Path) -> str:
     """Another database of the same content."""
     if url.startswith("sqlite:///"):
         await said(url, "SELECT 1")  # nobody else has it open: the file is whole
         shutil.copy(url.removeprefix("sqlite:///"), folder / "copy.db")
         return f"sqlite:///{folder}/copy.db"
-    copy = await fresh_database()
+    copy = await empty_database()
     held, new = (one.rpartition("/")[2] for one in (url, copy))
     for table in await layout(url):
         await said(url, f"CREATE TABLE {new}.{table} LIKE {held}.{table}")
@@ -296,16 +296,16 @@ async def copy_of(url: str, fresh_database: FreshDatabase, folder: Path) -> str:
 @pytest.mark.skipif("'TEST_MYSQL_URL' in os.environ", reason="one database is not enough for a copy")
 @pytest.mark.parametrize("revision", EARLIER)
 async def test_a_copy_goes_back_and_up_again_with_its_rows(
-    fresh_database: FreshDatabase, tmp_path: Path, revision: str
+    empty_database: FreshDatabase, tmp_path: Path, revision: str
 ) -> None:
-    url = await fresh_database()
+    url = await empty_database()
     await migrated_to(url, revision)
     before = await layout(url)
     await migrate(url)
     store = await open_meta(url)
     await store.keep_statistics([STATISTICS])
     await store.close()
-    copy = await copy_of(url, fresh_database, tmp_path)
+    copy = await copy_of(url, empty_database, tmp_path)
     assert await step_back(copy, revision) == REVISIONS[REVISIONS.index(revision) + 1 :][::-1]
     assert await layout(copy) == before
     assert await migrate(copy) == REVISIONS[REVISIONS.index(revision) + 1 :]

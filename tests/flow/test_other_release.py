@@ -19,11 +19,11 @@ from tests.conftest import eventually
 from tests.contract.rows import batch_of, trade
 from tests.flow.test_inspect import TRADE
 from tests.mongo_server import mongo_access, mongo_server, opened, raw
-from tests.mysql_server import FreshDatabase, fresh_database, mysql_server
+from tests.mysql_server import FreshDatabase, fresh_database, migrated_file, mysql_server
 from tests.servers import own_server
 from tests.service import Service, connected, feed, publish, running
 
-__all__ = ["fresh_database", "mongo_access", "mongo_server", "mysql_server"]
+__all__ = ["fresh_database", "migrated_file", "mongo_access", "mongo_server", "mysql_server"]
 LATER = "9999"
 AT = 1_700_000_000_000
 
