@@ -143,6 +143,8 @@ def test_times_that_go_back_against_the_key_or_lie_ahead_of_us_are_blamed_but_no
     assert told(with_values(whole, "received_ms", {8: BASE_MS - 90_000})) == [("in_time", "", (8,))]
     shifted = with_values(whole, "traded_ms", {row: BASE_MS + 10 * row + 3_600_000 for row in range(20, 30)})
     assert told(shifted) == [("in_time", "", tuple(range(30, 50)))], "after a jump ahead the rest lies behind"
+    live = with_values(shifted, "received_ms", {row: BASE_MS + 10 * row for row in range(60)})
+    assert told(live) == [("in_time", "", tuple(range(20, 30)))], "unless our own clock tells which rows are wrong"
 
 
 def test_a_row_of_history_is_never_late() -> None:

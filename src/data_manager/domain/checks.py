@@ -170,12 +170,11 @@ def in_time(back_ms: int = SECOND_MS, ahead_ms: int = MINUTE_MS) -> Check:
     def broken(batch: Batch) -> Mask:
         moments = batch.time_ms
         wrong: Mask = (moments < EARLIEST_MS) | (moments >= LATEST_MS)
-        before = np.maximum.accumulate(np.where(wrong, EARLIEST_MS, moments))
-        wrong = wrong | (moments < before - back_ms)
         received = batch.columns.get("received_ms")
         if isinstance(received, Ints):
-            wrong |= moments >= received.values + ahead_ms
-        return wrong
+            wrong = wrong | (moments >= received.values + ahead_ms)
+        before = np.maximum.accumulate(np.where(wrong, EARLIEST_MS, moments))  # a row that is ahead makes none late
+        return wrong | (moments < before - back_ms)
 
     return Check("in_time", "", "warning", broken)
 
