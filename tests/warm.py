@@ -109,4 +109,6 @@ def _told(what: Mapping[str, object]) -> Any:
 @cache
 def _parent() -> subprocess.Popen[str]:
     command = [sys.executable, "-P", str(_PARENT)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    alone = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # who forks has one thread
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    return subprocess.Popen(command, **pipes, text=True, env=alone, start_new_session=True)

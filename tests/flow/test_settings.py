@@ -30,7 +30,7 @@ def test_every_default_is_valid_when_written_out() -> None:
 def test_values_are_read_by_type() -> None:
     found = load({
         "API_PORT": "1234", "NATS_ACK_WAIT_S": "2.5", "ENABLE_API": "No", "DATA_DIR": "~/market", "LOG_LEVEL": "debug",
-        "NATS_URL": "nats://one:4222, tls://two:4222", "SUPPORTED_PAIRS": "not ours",
+        "NATS_URL": "nats://one:4222, tls://two:4222", "RAW_QUERY_TIMEOUT": "not ours",
     })  # fmt: skip
     assert (found.api_port, found.nats_ack_wait_s, found.enable_api, found.log_level) == (1234, 2.5, False, "DEBUG")
     assert found.data_dir == Path.home() / "market"

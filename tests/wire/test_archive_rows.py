@@ -44,7 +44,7 @@ def taken(folder: Path, text: str, call: str = "archive:aggTrades", market: str 
 
 
 def rows(folder: Path, text: str, **how: Any) -> list[dict[str, Any]]:
-    return read_whole(taken(folder, text, **how), SPAN, "job:1").batch.rows()
+    return read_whole(taken(folder, text, **how), SPAN, "job:1").packed.batch.rows()
 
 
 def line(number: int, *, at_ms: int = DAY, price: str = "64000.1", quantity: str = "0.25", maker: str = "true") -> str:
@@ -80,7 +80,7 @@ def test_numbers_keep_their_text_and_never_pass_through_a_float(tmp_path: Path) 
 def test_trades_of_no_quantity_are_kept_and_doubles_are_one(tmp_path: Path) -> None:
     """Some hundred thousand aggregates of ETHUSDT have a quantity of 0 (2023-05); the ids are true."""
     found = taken(tmp_path, line(1, quantity="0") + line(2) + line(2) + line(3))
-    packed = read_whole(found, SPAN, "")
+    packed = read_whole(found, SPAN, "").packed
     assert packed.batch.key.tolist() == [1, 2, 3]
     assert packed.repeated == 1
 
@@ -91,7 +91,8 @@ def test_broken_lines_are_refused_one_by_one(tmp_path: Path) -> None:
         line(6).replace("12,13", "12.5,"), "7,1,1\n", line(8, price="0"), line(9),
     ))  # fmt: skip
     found = taken(tmp_path, text)
-    piece = fetched(SPAN, read_whole(found, SPAN, ""), found)
+    whole = read_whole(found, SPAN, "")
+    piece = fetched(SPAN, whole.packed, found, whole.survey)
     assert piece.rows.key.tolist() == [1, 9]
     assert sorted((str(one.why.field), str(one.why.value)) for one in piece.refused) == [
         ("buyer_is_maker", "yes"), ("first_trade_id", "12.5"), ("price", ""), ("price", "0"), ("price", "abc"),
@@ -106,7 +107,8 @@ def test_rows_of_another_day_are_not_this_files(tmp_path: Path) -> None:
     """Every other row from another date was seen; so was a time that is none."""
     text = "".join(line(number, at_ms=DAY + number - (5 * DAY_MS if number % 2 else 0)) for number in range(10))
     found = taken(tmp_path, text + line(99).replace(str(DAY), "soon"))
-    piece = fetched(SPAN, read_whole(found, SPAN, ""), found)
+    whole = read_whole(found, SPAN, "")
+    piece = fetched(SPAN, whole.packed, found, whole.survey)
     assert piece.rows.key.tolist() == [0, 2, 4, 6, 8]
     assert piece.evidence["outside"] == 6
     assert [str(one.why) for one in piece.refused] == [
@@ -165,6 +167,7 @@ def test_stretches_partition_what_is_wanted_in_any_order_of_rows(tmp_path_factor
     kept = archive_table._BLOCK_BYTES, archive_table._STRETCH_ROWS
     archive_table._BLOCK_BYTES, archive_table._STRETCH_ROWS = 300, 7  # type: ignore[misc]
     try:
+        assert found.survey is not None
         parts = list(found.table.stretches(wanted, found.survey, SPAN))
     finally:
         archive_table._BLOCK_BYTES, archive_table._STRETCH_ROWS = kept  # type: ignore[misc]
@@ -186,6 +189,7 @@ def test_a_large_file_out_of_order_is_read_by_stretches(tmp_path: Path) -> None:
     at_ms = DAY + order * (DAY_MS // count)
     text = "".join(line(number, at_ms=moment) for number, moment in zip(order.tolist(), at_ms.tolist(), strict=True))
     found = taken(tmp_path, text)
+    assert found.survey is not None
     assert not found.survey.ordered
     parts = list(found.table.stretches(SPAN, found.survey, SPAN))
     assert len(parts) == 3

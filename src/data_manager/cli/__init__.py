@@ -1,6 +1,7 @@
 """The command line: `data-manager COMMAND`.
 
     run  serve                  the service
+    demo                        all of it, played on this machine
     feed  replay                the exchange, or recordings, onto the bus
     query  dead-letters         what is held
     findings                    what was found to be wrong
@@ -8,6 +9,9 @@
     health  alerts              how well each series stands, and what somebody has to be told
     backfill  backfill-jobs     what is missing of the past, fetched
     reconcile                   what is held against what the exchange says
+    certify  verify             proofs of what is held
+    retain                      what is too old goes
+    selftest                    whether faults are found that were put in
     export  import              rows from one store to another
     simulate                    the exchange that tests and demonstrations run on
     config  doctor  migrate     the installation
@@ -26,6 +30,7 @@ from data_manager.cli.alerts import alerts
 from data_manager.cli.audit import audits
 from data_manager.cli.backfill import backfills
 from data_manager.cli.certify import certificates
+from data_manager.cli.demo import demos
 from data_manager.cli.feed import feeds
 from data_manager.cli.findings import found
 from data_manager.cli.health import healths
@@ -33,7 +38,9 @@ from data_manager.cli.installation import installation
 from data_manager.cli.moving import moving
 from data_manager.cli.output import say_error
 from data_manager.cli.reconcile import reconciles
+from data_manager.cli.retain import retentions
 from data_manager.cli.rows import rows
+from data_manager.cli.selftest import selftests
 from data_manager.cli.service import service
 from data_manager.cli.simulate import simulate
 from data_manager.domain.errors import DataManagerError
@@ -47,6 +54,7 @@ app = typer.Typer(
 )
 for part in (
     service,
+    demos,
     feeds,
     rows,
     audits,
@@ -55,6 +63,8 @@ for part in (
     backfills,
     reconciles,
     certificates,
+    retentions,
+    selftests,
     found,
     moving,
     installation,

@@ -63,6 +63,8 @@ def _negative(text: NDArray[np.uint8], first: NDArray[np.int64]) -> NDArray[np.b
 def _points(text: NDArray[np.uint8], ends: NDArray[np.int64]) -> NDArray[np.int64] | None:
     """Where the point of each number stands, its end where it has none; None when one has two."""
     found = np.flatnonzero(text == _POINT)
+    if len(found) == len(ends) and (found < ends).all() and (found[1:] > ends[:-1]).all():
+        return found  # every number has one, as nearly always
     rows = np.searchsorted(ends, found)
     if len(found) > 1 and (rows[1:] == rows[:-1]).any():
         return None

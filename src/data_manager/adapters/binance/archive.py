@@ -18,13 +18,14 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, suppress
 from itertools import groupby
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from msgspec.structs import replace
 
 from data_manager.adapters.binance import archive_read as reading
 from data_manager.adapters.binance.archive_files import INDEX_PRICES, KINDS, File, beside, days_of, files, month_of
+from data_manager.adapters.binance.archive_read import Whole
 from data_manager.adapters.binance.archive_taking import Absent, Taken, Taker
 from data_manager.adapters.binance.http import Http
 from data_manager.domain.batch import Batch, Packed, empty
@@ -36,7 +37,7 @@ from data_manager.domain.span import Span
 from data_manager.ports import Clock
 from data_manager.ports_source import Digests, Fetched, Offer, Wanted
 
-_AHEAD: Final = 2  # files on their way besides the one that is read
+_AHEAD: Final = 1  # files on their way besides the one that is read
 _FIRST_S: Final = 0.4  # until the first file is there
 _LATE_S: Final = 3_600.0
 _STALE_S: Final = 86_400.0  # downloads left behind by a process that was killed
@@ -83,6 +84,18 @@ class ArchiveSource:
     async def close(self) -> None:
         """See Source.close."""
         await self._http.close()
+        self._taker.close()
+
+
+class _Small(NamedTuple):
+    """A small file whose rows are read, and what the evidence says besides."""
+
+    taken: Taken
+    whole: Whole
+    evidence: Evidence
+
+
+_Ready = Absent | Taken | _Small
 
 
 class _Fetch:
@@ -96,15 +109,14 @@ class _Fetch:
 
     async def pieces(self, plan: Sequence[File], span: Span) -> AsyncGenerator[Fetched, None]:
         """All that the files have in span."""
-        coming: deque[asyncio.Task[Taken | Absent]] = deque()
+        coming: deque[asyncio.Task[_Ready]] = deque()
         left = deque(plan)
         try:
             for file in plan:
                 while left and len(coming) <= _AHEAD:
-                    coming.append(asyncio.create_task(self._take(left[0]), name=f"archive {left.popleft().name}"))
-                taken = await coming.popleft()
-                part = Span(max(span.start_ms, file.span.start_ms), min(span.end_ms, file.span.end_ms))
-                async with aclosing(self._of(file, part, taken)) as pieces:
+                    work = self._ready(left[0], _part(left[0], span))
+                    coming.append(asyncio.create_task(work, name=f"archive {left.popleft().name}"))
+                async with aclosing(self._of(file, _part(file, span), await coming.popleft())) as pieces:
                     async for one in pieces:
                         yield one
         finally:
@@ -112,12 +124,12 @@ class _Fetch:
                 task.cancel()
             await asyncio.gather(*coming, return_exceptions=True)
 
-    async def _of(self, file: File, part: Span, taken: Taken | Absent) -> AsyncGenerator[Fetched, None]:
+    async def _of(self, file: File, part: Span, ready: _Ready) -> AsyncGenerator[Fetched, None]:
         """What there is of part: in the file, or in those that stand in for it."""
-        stand_ins = [] if isinstance(taken, Taken) else await self._instead(file, part)
+        stand_ins = await self._instead(file, part) if isinstance(ready, Absent) else []
         for other in stand_ins or [file]:
-            piece = Span(max(part.start_ms, other.span.start_ms), min(part.end_ms, other.span.end_ms))
-            found = await self._take(other) if stand_ins else taken
+            piece = _part(other, part)
+            found = await self._ready(other, piece) if stand_ins else ready
             if isinstance(found, Absent):
                 yield Fetched(span=piece, rows=_no_rows(file.series), evidence=found.evidence)
                 continue
@@ -139,26 +151,34 @@ class _Fetch:
         there = await self._taker.is_there(days[0]) or await self._taker.is_there(days[-1])
         return days if there else []
 
-    async def _read(self, taken: Taken, part: Span) -> AsyncGenerator[Fetched, None]:
+    async def _ready(self, file: File, part: Span) -> _Ready:
+        """The file on the disk; a small one read already."""
+        taken = await self._take(file)
+        if isinstance(taken, Absent) or file.kind.fine:
+            return taken
+        return _Small(taken, *await self._whole(taken, part))
+
+    async def _read(self, found: Taken | _Small, part: Span) -> AsyncGenerator[Fetched, None]:
         """The rows of a file in part; afterwards it is known as taken in, and gone from the disk."""
-        if taken.file.kind.fine:
-            async with aclosing(_worked(reading.read_stretches(taken, part, self._word))) as pieces:
+        if isinstance(found, _Small):
+            taken = found.taken
+            one = reading.fetched(part, found.whole.packed, taken, found.whole.survey)
+            yield replace(one, evidence=one.evidence | found.evidence)
+        else:
+            taken = found
+            async with aclosing(self._worked(reading.read_stretches(taken, part, self._word))) as pieces:
                 async for one in pieces:
                     yield one
-        else:
-            packed, evidence = await self._whole(taken, part)
-            one = reading.fetched(part, packed, taken)
-            yield replace(one, evidence=one.evidence | evidence)
         await self._taker.keep(taken)
         await asyncio.to_thread(taken.table.path.unlink, missing_ok=True)
 
-    async def _whole(self, taken: Taken, part: Span) -> tuple[Packed, Evidence]:
+    async def _whole(self, taken: Taken, part: Span) -> tuple[Whole, Evidence]:
         """The rows of a small file, completed from others, and what the evidence says of those."""
-        packed = await asyncio.to_thread(reading.read_whole, taken, part, self._word)
+        packed, survey = await self._taker.work(reading.read_whole, taken, part, self._word)
         if taken.file.kind.coarse:
             packed = await self._with_indexes(packed, taken.file, part)
         if taken.file.is_day or taken.file.rows_per_day is None:
-            return packed, {}
+            return Whole(packed, survey), {}
         completed_by = 0
         for run in reading.short_days(packed.batch, part, taken.file.rows_per_day):
             for start_ms in run:
@@ -166,39 +186,41 @@ class _Fetch:
                 found = await self._take(day)
                 if isinstance(found, Absent):
                     break
-                more = await asyncio.to_thread(reading.read_whole, found, day.span, self._word)
-                packed = reading.completed(packed, more)
+                more = await self._taker.work(reading.read_whole, found, day.span, self._word)
+                packed = reading.completed(packed, more.packed)
                 completed_by += 1
                 await self._taker.keep(found)
-        return packed, {"completed_by_days": completed_by} if completed_by else {}
+        return Whole(packed, survey), {"completed_by_days": completed_by} if completed_by else {}
 
     async def _with_indexes(self, packed: Packed, file: File, part: Span) -> Packed:
         found = await self._take(beside(file, INDEX_PRICES))
         if isinstance(found, Absent):
             return packed
-        indexes = await asyncio.to_thread(reading.read_whole, found, part, self._word)
-        return reading.with_index_prices(packed, indexes.batch)
+        indexes = await self._taker.work(reading.read_whole, found, part, self._word)
+        return reading.with_index_prices(packed, indexes.packed.batch)
 
     async def _take(self, file: File) -> Taken | Absent:
         return await self._taker.take(file, self._folder)
 
+    async def _worked(self, pieces: Iterator[Fetched]) -> AsyncGenerator[Fetched, None]:
+        """The pieces, made by a worker thread: the next one while one is used."""
+        coming = asyncio.create_task(self._taker.work(next, pieces, None), name="archive piece")
+        try:
+            while (one := await asyncio.shield(coming)) is not None:
+                coming = asyncio.create_task(self._taker.work(next, pieces, None), name="archive piece")
+                yield one
+        finally:
+            await asyncio.wait([coming])  # a thread cannot be cancelled, and the file must stay until it is done
+            coming.exception()
 
-async def _worked(pieces: Iterator[Fetched]) -> AsyncGenerator[Fetched, None]:
-    """The pieces, made by a worker thread: the next one while one is used."""
-    loop = asyncio.get_running_loop()
-    coming = loop.run_in_executor(None, next, pieces, None)
-    try:
-        while (one := await asyncio.shield(coming)) is not None:
-            coming = loop.run_in_executor(None, next, pieces, None)
-            yield one
-    finally:
-        await asyncio.wait([coming])  # a thread cannot be cancelled, and the file must stay until it is done
-        coming.exception()
+
+def _part(file: File, span: Span) -> Span:
+    return Span(max(span.start_ms, file.span.start_ms), min(span.end_ms, file.span.end_ms))
 
 
 def _offer(run: Sequence[File], span: Span) -> Offer:
-    first, last = run[0], run[-1]
-    part = Span(max(span.start_ms, first.span.start_ms), min(span.end_ms, last.span.end_ms))
+    first = run[0]
+    part = Span(_part(first, span).start_ms, _part(run[-1], span).end_ms)
     seconds = _FIRST_S + sum(file.seconds for file in run)
     return Offer(call=first.kind.call, span=part, seconds=seconds, coarse=first.kind.coarse)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 from data_manager.adapters.binance.archive_rows import LAYOUTS, Origin, batch_of
+from data_manager.adapters.binance.archive_table import Survey
 from data_manager.adapters.binance.archive_taking import Taken
 from data_manager.domain.batch import Batch, Packed, Refused, joined, settle
 from data_manager.domain.columns import Column
@@ -17,38 +19,48 @@ from data_manager.domain.time import DAY_MS
 from data_manager.ports_source import Fetched
 
 
+class Whole(NamedTuple):
+    """The rows of a small file, and what its survey tells."""
+
+    packed: Packed
+    survey: Survey
+
+
 def read_stretches(taken: Taken, part: Span, word: str) -> Iterator[Fetched]:
     """The rows of a file that lie in part, in pieces that fit into memory and partition it."""
-    layout = LAYOUTS[taken.file.kind.folder]
+    survey = taken.survey
+    assert survey is not None, "what is read in pieces was looked through"
     told = False
-    for span, lines in taken.table.stretches(part, taken.survey, taken.file.accepts):
-        packed = batch_of(lines, layout, _origin(taken, word))
-        yield fetched(span, packed, taken, tell_file=not told)
+    for span, lines in taken.table.stretches(part, survey, taken.file.accepts):
+        packed = batch_of(lines, LAYOUTS[taken.file.kind.folder], _origin(taken, word))
+        yield fetched(span, packed, taken, None if told else survey)
         told = True
 
 
-def read_whole(taken: Taken, part: Span, word: str) -> Packed:
+def read_whole(taken: Taken, part: Span, word: str) -> Whole:
     """The rows of a small file that lie in part, at once."""
     margin_ms = taken.file.margin_ms
-    lines = taken.table.within(Span(part.start_ms - margin_ms, part.end_ms + margin_ms))
+    around = Span(part.start_ms - margin_ms, part.end_ms + margin_ms)
+    lines, survey = taken.table.whole(taken.file.accepts, around)
     packed = batch_of(lines, LAYOUTS[taken.file.kind.folder], _origin(taken, word))
     inside = (packed.batch.time_ms >= part.start_ms) & (packed.batch.time_ms < part.end_ms)
-    return packed if inside.all() else Packed(packed.batch.take(inside), packed.repeated, packed.refused)
+    if not inside.all():
+        packed = Packed(packed.batch.take(inside), packed.repeated, packed.refused)
+    return Whole(packed, survey)
 
 
-def fetched(span: Span, packed: Packed, taken: Taken, *, tell_file: bool = True) -> Fetched:
-    """A piece of the file. tell_file: what is wrong with the file as a whole is told with this piece."""
+def fetched(span: Span, packed: Packed, taken: Taken, survey: Survey | None) -> Fetched:
+    """A piece of the file. survey: what is wrong with the file as a whole is told with this piece."""
     rows, refused = packed.batch, list(packed.refused)
     evidence = taken.evidence | {"rows": len(rows), "refused": len(refused)}
     if packed.repeated:
         evidence["repeated"] = packed.repeated
-    survey = taken.survey
-    if tell_file and survey.outside:
+    if survey is not None and survey.outside:
         evidence["outside"] = survey.outside
         accepts = taken.file.accepts
         rule = f"must lie in the span of its file, {accepts.start_ms} to {accepts.end_ms}"
         refused.append(Refused(0, Invalid(rows.dataset.time, survey.odd, rule)))
-    if tell_file and survey.unread:
+    if survey is not None and survey.unread:
         evidence["unread"] = survey.unread
     return Fetched(span=span, rows=rows, refused=refused, evidence=evidence)
 
@@ -95,4 +107,4 @@ def with_index_prices(packed: Packed, indexes: Batch) -> Packed:
 
 
 def _origin(taken: Taken, word: str) -> Origin:
-    return Origin(taken.file.series, f"{word} {taken.file.name}".lstrip(), taken.answered_ms, taken.survey.per_ms)
+    return Origin(taken.file.series, f"{word} {taken.file.name}".lstrip(), taken.answered_ms, taken.table.per_ms)

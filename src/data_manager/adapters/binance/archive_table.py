@@ -1,8 +1,8 @@
 """The table inside a zip of the archive, read block by block: a file may be far larger than memory.
 
-First a survey of the times alone: whether the zip is whole, how its times read, whether rows stand in order. Then the
-rows: in order, block by block as they stand; out of order (some files have every other row from elsewhere) by stretches
-of time that fit into memory, one pass over the file each.
+A small one is read at once. Of a large one first a survey of the times alone: whether the zip is whole, whether rows
+stand in order. Then the rows: in order, block by block as they stand; out of order (some files have every other row
+from elsewhere) by stretches of time that fit into memory, one pass over the file each.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from data_manager.domain.errors import Corrupt
 from data_manager.domain.span import Span
 from data_manager.domain.time import MINUTE_MS
 
-_BLOCK_BYTES: Final = 4 * 1024 * 1024  # of text: some 60,000 rows
+_BLOCK_BYTES: Final = 1024 * 1024  # of text: some 15,000 rows
 _STRETCH_ROWS: Final = 250_000  # of a file out of order, sorted at once
 _PEEK_BYTES: Final = 64 * 1024
 
@@ -40,7 +40,6 @@ class Survey(Struct, frozen=True):
     """
 
     rows: int
-    per_ms: int
     ordered: bool
     outside: int
     odd: str | None
@@ -73,26 +72,20 @@ class Table:
 
     def survey(self, accepts: Span) -> Survey:
         """Read all times once. Raises Corrupt where the zip or the table breaks off."""
-        first_minute = accepts.start_ms // MINUTE_MS
-        minutes = np.zeros(-(-accepts.end_ms // MINUTE_MS) - first_minute, np.int64)
-        rows = outside = 0
-        odd = None
-        ordered = True
-        last_ms = np.iinfo(np.int64).min
-        unread: list[str] = []
-        for lines in self._blocks([self._layout.time], unread):
+        seen = _Seen(accepts)
+        for lines in self._blocks([self._layout.time], seen.unread):
+            seen.add(self.times(lines), lines[self._layout.time])
+        return seen.survey()
+
+    def whole(self, accepts: Span, span: Span) -> tuple[Lines, Survey]:
+        """All lines of a small file with a time in span, as they stand, and its survey. Raises Corrupt likewise."""
+        seen = _Seen(accepts)
+        pieces = [self._nothing()]
+        for lines in self._blocks(self._layout.read, seen.unread):
             times = self.times(lines)
-            inside = (times >= accepts.start_ms) & (times < accepts.end_ms)
-            rows += len(times)
-            if not inside.all():
-                outside += int((~inside).sum())
-                odd = odd or lines[self._layout.time][int(np.argmin(inside))].as_py()
-                times = times[inside]
-            if len(times):
-                ordered = ordered and bool(times[0] >= last_ms and (times[1:] >= times[:-1]).all())
-                last_ms = times[-1]
-                minutes += np.bincount(times // MINUTE_MS - first_minute, minlength=len(minutes))
-        return Survey(rows, self.per_ms, ordered, outside, odd, minutes, len(unread))
+            seen.add(times, lines[self._layout.time])
+            pieces.append(_cut(lines, times, span))
+        return _joined(pieces), seen.survey()
 
     def within(self, span: Span) -> Lines:
         """All lines with a time in span, as they stand."""
@@ -178,6 +171,37 @@ class Table:
     def _time_of(self, line: str) -> str:
         fields = line.strip().split(",")
         return fields[self._layout.time].strip() if len(fields) > self._layout.time else ""
+
+
+class _Seen:
+    """What the times of a file tell, block by block."""
+
+    def __init__(self, accepts: Span) -> None:
+        self._accepts = accepts
+        self._first_minute = accepts.start_ms // MINUTE_MS
+        self._minutes = np.zeros(-(-accepts.end_ms // MINUTE_MS) - self._first_minute, np.int64)
+        self._rows = self._outside = 0
+        self._odd: str | None = None
+        self._ordered = True
+        self._last_ms = -1
+        self.unread: list[str] = []
+
+    def add(self, times: NDArray[np.int64], texts: Any) -> None:
+        """The next block: its times, and these as they stand."""
+        inside = (times >= self._accepts.start_ms) & (times < self._accepts.end_ms)
+        self._rows += len(times)
+        if not inside.all():
+            self._outside += int((~inside).sum())
+            self._odd = self._odd or texts[int(np.argmin(inside))].as_py()
+            times = times[inside]
+        if len(times):
+            self._ordered = self._ordered and bool(times[0] >= self._last_ms and (times[1:] >= times[:-1]).all())
+            self._last_ms = int(times[-1])
+            self._minutes += np.bincount(times // MINUTE_MS - self._first_minute, minlength=len(self._minutes))
+
+    def survey(self) -> Survey:
+        """All of it."""
+        return Survey(self._rows, self._ordered, self._outside, self._odd, self._minutes, len(self.unread))
 
 
 def _cut(lines: Lines, times: NDArray[np.int64], span: Span) -> Lines:

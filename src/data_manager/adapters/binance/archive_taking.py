@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 from msgspec import Struct
@@ -27,6 +29,9 @@ from data_manager.ports import Clock
 from data_manager.ports_source import Digests
 
 SETTING: Final = "BINANCE_ARCHIVE_BASE_URL"
+R = TypeVar("R")
+
+_WORKERS: Final = 2  # for all that is asked at a time: each thread keeps the memory it once needed
 _ATTEMPTS: Final = 6
 _PATIENCE_S: Final = 30.0
 _LONG_S: Final = 300.0
@@ -40,11 +45,11 @@ class Absent(Struct, frozen=True):
 
 
 class Taken(Struct, frozen=True):
-    """A file on the disk whose checksum fits. answered_ms: by our clock."""
+    """A file on the disk whose checksum fits. answered_ms: by our clock. survey: of one that is read in pieces."""
 
     file: File
     table: Table
-    survey: Survey
+    survey: Survey | None
     answered_ms: int
     evidence: Evidence
 
@@ -58,6 +63,15 @@ class Taker:
         self._address = address.rstrip("/")
         self._clock = clock
         self._digests = digests
+        self._workers = ThreadPoolExecutor(_WORKERS, "archive")
+
+    async def work(self, function: Callable[..., R], *arguments: Any) -> R:
+        """Blocking work on files, done by a worker thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._workers, function, *arguments)
+
+    def close(self) -> None:
+        """Take no more work."""
+        self._workers.shutdown(wait=False)
 
     async def take(self, file: File, folder: Path) -> Taken | Absent:
         """The file, put into folder and looked through. Raises Unavailable, Corrupt or BadSetting."""
@@ -95,8 +109,8 @@ class Taker:
         known = await self._digests.digest_of(file.path)
         if known not in (None, got.sha256):
             evidence["republished"] = known
-        table = await asyncio.to_thread(Table, path, file.name, LAYOUTS[file.kind.folder])
-        survey = await asyncio.to_thread(table.survey, file.accepts)
+        table = await self.work(Table, path, file.name, LAYOUTS[file.kind.folder])
+        survey = await self.work(table.survey, file.accepts) if file.kind.fine else None
         return Taken(file, table, survey, answered_ms, evidence)
 
     async def _checksum(self, file: File) -> Answer:

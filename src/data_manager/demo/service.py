@@ -1,0 +1,27 @@
+"""`data-manager run` in the time of a simulated exchange: `python -m data_manager.demo.service START_MS SINCE_S SPEED`.
+
+The only place that makes a process go by another clock than the machine's. Settings come from the environment, as for
+`run`; everything else is what `run` does.
+"""
+
+import asyncio
+import os
+import sys
+
+import uvloop
+
+from data_manager import app, settings
+from data_manager.adapters.clock import Pace, SystemClock
+
+
+def main() -> None:
+    """Run until SIGINT or SIGTERM."""
+    start_ms, since_s, speed = sys.argv[1:]
+    SystemClock.pace = Pace(int(start_ms), float(since_s), float(speed))
+    in_force = settings.load(os.environ)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(app.run(in_force, role="all", own_server=True, feeds=True, say=lambda line: print(line, flush=True)))  # noqa: T201 - the banner
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""The self-test: every class of fault put into a copy of a tape, played, and scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import Final
+
+from msgspec import Struct
+
+from data_manager.domain.errors import BadQuery
+from data_manager.domain.time import MINUTE_MS, SECOND_MS
+from data_manager.ports import Clock, Records, SeriesStore
+from data_manager.services.audit import GRACE_MS, Auditor
+from data_manager.services.selftest.faults import FAULTS, REQUIRED, Around, Faulty
+from data_manager.services.selftest.playing import Auditors, OpenStage, Wire, play
+from data_manager.services.selftest.scoring import Score, score
+from data_manager.services.selftest.tampering import TAMPER, tampered
+from data_manager.services.selftest.tape import Message, told
+
+_LONG_MS: Final = 10 * MINUTE_MS  # of a tape on which audits are a minute apart
+_SHORT_AUDIT_MS: Final = 5 * SECOND_MS
+
+Tell = Callable[[int, int, str], None]
+
+
+class Result(Struct, frozen=True, kw_only=True):
+    """What a self-test came to. clean: what was reported of the tape without any fault."""
+
+    seed: int
+    messages: int
+    audit_every_s: float
+    clean: int
+    scores: tuple[Score, ...]
+    required: tuple[str, ...] = REQUIRED
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything was found that must be, and nothing else; each of it was there to be found."""
+        by_fault = {one.fault: one for one in self.scores}
+        return all(by_fault[name].perfect and by_fault[name].put > 0 for name in self.required if name in by_fault)
+
+
+def _unheard(done: int, total: int, what: str) -> None:
+    """Nobody wants to know."""
+
+
+def auditor_of(store: SeriesStore, records: Records, clock: Clock, report: Callable[..., None]) -> Auditor:
+    """The auditor as the service has it."""
+    return Auditor(store, records, records, clock, report)
+
+
+async def selftest(
+    messages: Sequence[Message],
+    wire: Wire,
+    open_stage: OpenStage,
+    *,
+    seed: int,
+    only: Sequence[str] = (),
+    auditors: Auditors = auditor_of,
+    tell: Tell = _unheard,
+) -> Result:
+    """Play the tape clean, and once for every class of fault (only: these). open_stage: a new, empty one each time.
+
+    Raises BadQuery for a tape without events, and for a class that is not known.
+    """
+    names = list(only or (*FAULTS, TAMPER))
+    for name in names:
+        if name not in (*FAULTS, TAMPER):
+            raise BadQuery("only", name, f"must be among {' '.join((*FAULTS, TAMPER))}")
+    events = told(messages, wire.decode, wire.dataset, wire.market)
+    if not events:
+        raise BadQuery("recording", len(messages), f"must hold events of market {wire.market}")
+    length_ms = messages[-1].at_ms - messages[0].at_ms
+    every_ms = MINUTE_MS if length_ms >= _LONG_MS else _SHORT_AUDIT_MS
+    scores: list[Score] = []
+    async with open_stage() as stage:
+        tell(0, len(names) + 1, "clean")
+        clean = await play(messages, stage, wire, auditors, audit_every_ms=every_ms)
+        if TAMPER in names:
+            scores.append(await tampered(stage, messages[-1].at_ms, Random(f"{seed} {TAMPER}")))
+    for done, name in enumerate((name for name in names if name != TAMPER), start=1):
+        tell(done, len(names) + 1, name)
+        around = Around(messages, events, Random(f"{seed} {name}"), every_ms, 2 * every_ms + GRACE_MS + SECOND_MS)
+        faulty = FAULTS[name](around)
+        if not faulty.puts:
+            scores.append(score(name, faulty, clean, clean))
+            continue
+        async with open_stage() as stage:
+            played = await play(faulty.messages, stage, wire, auditors, audit_every_ms=every_ms)
+        scores.append(score(name, faulty, clean, played))
+    reported = score("clean", Faulty(list(messages), []), clean._replace(truths=[], findings=[], dead=[]), clean)
+    in_order = sorted(scores, key=lambda one: names.index(one.fault))
+    return Result(
+        seed=seed, messages=len(messages), audit_every_s=every_ms / SECOND_MS, clean=reported.reported,
+        scores=tuple(in_order),
+    )  # fmt: skip

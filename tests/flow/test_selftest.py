@@ -1,0 +1,148 @@
+"""The self-test passes with our auditor, by the command that users run, and fails with one that was made worse."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from data_manager.adapters.binance.wire import Decoder
+from data_manager.cli import run, selftest
+from data_manager.domain.continuity import Hole
+from data_manager.domain.span import Span
+from data_manager.services.auditing.entering import Entering
+from data_manager.services.selftest.faults import FAULTS, REQUIRED
+from data_manager.services.selftest.running import Result
+from data_manager.services.selftest.tape import generated
+from tests.truth import path_of
+
+EVERY = (*FAULTS, "tamper")
+
+
+@pytest.fixture
+def shell(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    def said(*arguments: str) -> tuple[int, str, str]:
+        try:
+            code = run(("selftest", *arguments))
+        except typer.Exit as error:
+            code = error.exit_code
+        return (code, *capsys.readouterr())
+
+    return said
+
+
+Shell = Callable[..., tuple[int, str, str]]
+
+
+async def tested(only: Sequence[str], seed: int = 1) -> Result:
+    """The self-test of these faults, without recordings."""
+    return await selftest._selftest(seed, [], "um", list(only), selftest._MINUTES_SHORT)
+
+
+def test_everything_is_found_and_nothing_else(shell: Shell) -> None:
+    code, out, err = shell("--short", "--json")
+    found = json.loads(out)
+    assert (code, found["passed"], found["clean"]) == (0, True, 0), err
+    scores = {one["fault"]: one for one in found["scores"]}
+    assert set(scores) == set(EVERY)
+    assert set(REQUIRED) <= set(scores)
+    for name, one in scores.items():
+        assert (one["recall"], one["precision"]) == (1.0, 1.0), (name, one)
+        assert one["put"] >= 6
+    for name in ("drop", "chain_break", "stall"):
+        assert 0 < scores[name]["delay_median_s"] <= scores[name]["delay_max_s"] <= 75, (
+            "the next audit but one, at most"
+        )
+
+
+def test_people_see_a_table(shell: Shell) -> None:
+    code, out, err = shell("--short", "--only", "double", "--seed", "7")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == ["fault", "double"]
+    assert "seed 7: passed" in err
+
+
+@pytest.mark.recordings
+def test_recordings_are_tested_too(shell: Shell, recordings: Path) -> None:
+    file = path_of(recordings, "um", "2021-07-22_sushi-akro-keep-ctk")
+    code, out, err = shell("--recording", str(file), "--json")
+    scores = {one["fault"]: one for one in json.loads(out)["scores"]}
+    assert code == 0, err
+    assert all(scores[name]["recall"] == 1 for name in REQUIRED)
+    assert (scores["mislabel"]["put"], scores["mislabel"]["recall"]) == (0, None), "it has no books without a symbol"
+
+
+def test_what_cannot_be_tested_is_named(shell: Shell, tmp_path: Path, recordings: Path) -> None:
+    coin = path_of(recordings, "cm", "2021-07-22_ten-symbols")
+    (tmp_path / "empty.jsonl").write_text("")
+    for arguments, word in (
+        (("--only", "luck"), "must be among drop"), (("--recording", str(tmp_path / "no.gz")), "no recording"),
+        (("--recording", str(coin)), "must hold events of market um"), (("--market", "otc"), "must be one of um cm spot"),
+        (("--recording", str(tmp_path / "empty.jsonl")), "must hold events"),
+    ):  # fmt: skip
+        code, _, err = shell(*arguments)
+        assert (code in (1, 2), word in err) == (True, True), (arguments, err)
+
+
+async def test_the_same_seed_goes_wrong_in_the_same_way() -> None:
+    first, again = [await tested(["drop"], seed) for seed in (5, 5)]
+    assert first == again
+    assert generated(5, 2) == generated(5, 2) != generated(6, 2)
+    decode = Decoder("um")
+    assert all(
+        not isinstance(one, Exception) for message in generated(5, 2) for one in decode(message.payload, message.at_ms)
+    )
+
+
+# ── Auditors that were made worse ────────────────────────────────────────────────────────────────────────────────────
+
+
+def mutate(monkeypatch: pytest.MonkeyPatch, change: Callable[[Span, Sequence[Hole]], list[Hole]]) -> None:
+    """The auditor enters other holes than it found."""
+    enter = Entering.enter
+
+    def entered(self: Entering, span: Span, holes: Sequence[Hole]) -> Any:
+        return enter(self, span, change(span, holes))
+
+    monkeypatch.setattr(Entering, "enter", entered)
+
+
+async def test_an_auditor_that_tolerates_a_minute_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    mutate(monkeypatch, lambda _, holes: [one for one in holes if one.end_ms - one.start_ms > 60_000])
+    done = await tested(["drop", "chain_break", "double"])
+    scores = {one.fault: one for one in done.scores}
+    assert not done.passed
+    assert scores["drop"].recall == 0.0
+    assert scores["chain_break"].recall == 0.0
+    assert scores["drop"].missed
+    assert scores["double"].perfect, "that is no matter of the auditor"
+
+
+async def test_an_auditor_that_misses_one_hole_in_a_hundred_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    mutate(monkeypatch, lambda _, holes: [one for one in holes if (one.after or 0) % 20])
+    done = await tested(["drop"])
+    assert not done.passed
+    assert 0 < (done.scores[0].recall or 0) < 1
+
+
+async def test_an_auditor_that_cries_wolf_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def seen(span: Span, holes: Sequence[Hole]) -> list[Hole]:
+        if holes and holes[0].kind == "grid" and holes[0].start_ms > span.start_ms:
+            early = Hole(holes[0].start_ms - 60_000, holes[0].start_ms, 1, None, None, "grid")
+            return [early, *holes]
+        return list(holes)
+
+    mutate(monkeypatch, seen)
+    done = await tested(["drop"])
+    assert not done.passed
+    assert done.scores[0].recall == 1
+    assert 0 < (done.scores[0].precision or 0) < 1
+    assert done.scores[0].false
+
+
+def test_the_command_fails_with_such_an_auditor(monkeypatch: pytest.MonkeyPatch, shell: Shell) -> None:
+    mutate(monkeypatch, lambda *_: [])
+    code, out, err = shell("--short", "--only", "chain_break")
+    assert (code, "0.000" in out, "not found: chain um.depth_update" in err) == (1, True, True)
