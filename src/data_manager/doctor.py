@@ -20,8 +20,8 @@ from data_manager.domain.errors import Conflict, DataManagerError
 from data_manager.settings import Settings, read, warnings
 
 PACKAGES = (
-    "aiosqlite", "alembic", "fastapi", "httptools", "httpx2", "msgspec", "nats", "numpy", "prometheus_client", "pyarrow",
-    "rich", "sqlalchemy", "stamina", "structlog", "typer", "uvicorn", "uvloop", "websockets",
+    "aiosqlite", "alembic", "fastapi", "httptools", "httpx2", "msgspec", "nats", "numpy", "prometheus_client",
+    "pyarrow", "rich", "sqlalchemy", "stamina", "structlog", "typer", "uvicorn", "uvloop", "websockets",
 )  # fmt: skip
 """What this package imports of others. They are imported here to see that they can be."""
 

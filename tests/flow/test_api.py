@@ -769,9 +769,7 @@ LATER = [
 ]
 
 
-@pytest.mark.parametrize(
-    "path", [*LATER, "/data", "/data/", "/nothing%00", "/data/trades/1"]
-)
+@pytest.mark.parametrize("path", [*LATER, "/data", "/data/", "/nothing%00", "/data/trades/1"])
 async def test_what_does_not_exist_is_404(client: httpx2.AsyncClient, path: str) -> None:
     assert error_of(await client.get(path), 404)["code"] == "not_found"
 

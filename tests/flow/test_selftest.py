@@ -36,7 +36,7 @@ def shell(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, s
 Shell = Callable[..., tuple[int, str, str]]
 
 
-async def tested(only: Sequence[str], seed: int = 1) -> Result:
+async def scored(only: Sequence[str], seed: int = 1) -> Result:
     """The self-test of these faults, without recordings."""
     return await selftest._selftest(seed, [], "um", list(only), selftest._MINUTES_SHORT)
 
@@ -87,7 +87,7 @@ def test_what_cannot_be_tested_is_named(shell: Shell, tmp_path: Path, recordings
 
 
 async def test_the_same_seed_goes_wrong_in_the_same_way() -> None:
-    first, again = [await tested(["drop"], seed) for seed in (5, 5)]
+    first, again = [await scored(["drop"], seed) for seed in (5, 5)]
     assert first == again
     assert generated(5, 2) == generated(5, 2) != generated(6, 2)
     decode = Decoder("um")
@@ -111,7 +111,7 @@ def mutate(monkeypatch: pytest.MonkeyPatch, change: Callable[[Span, Sequence[Hol
 
 async def test_an_auditor_that_tolerates_a_minute_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     mutate(monkeypatch, lambda _, holes: [one for one in holes if one.end_ms - one.start_ms > 60_000])
-    done = await tested(["drop", "chain_break", "double"])
+    done = await scored(["drop", "chain_break", "double"])
     scores = {one.fault: one for one in done.scores}
     assert not done.passed
     assert scores["drop"].recall == 0.0
@@ -122,7 +122,7 @@ async def test_an_auditor_that_tolerates_a_minute_fails(monkeypatch: pytest.Monk
 
 async def test_an_auditor_that_misses_one_hole_in_a_hundred_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     mutate(monkeypatch, lambda _, holes: [one for one in holes if (one.after or 0) % 20])
-    done = await tested(["drop"])
+    done = await scored(["drop"])
     assert not done.passed
     assert 0 < (done.scores[0].recall or 0) < 1
 
@@ -135,7 +135,7 @@ async def test_an_auditor_that_cries_wolf_fails(monkeypatch: pytest.MonkeyPatch)
         return list(holes)
 
     mutate(monkeypatch, seen)
-    done = await tested(["drop"])
+    done = await scored(["drop"])
     assert not done.passed
     assert done.scores[0].recall == 1
     assert 0 < (done.scores[0].precision or 0) < 1

@@ -167,3 +167,20 @@ def test_a_misspelt_variable_is_noticed_and_a_foreign_one_is_not() -> None:
 
 def test_the_markets_are_those_of_the_domain() -> None:
     assert get_args(get_type_hints(Settings)["market"]) == MARKETS
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://hooks.example.com/services/T0/B0/hush",
+        "https://hooks.example.com?token=hush",
+        "htps://hooks.example.com/hush",
+        "https://me:hush@hooks.example.com/x",
+        "hush",
+    ],
+)
+def test_the_address_of_a_webhook_is_a_secret_but_for_its_host(address: str) -> None:
+    found, problems = read({"ALERT_WEBHOOK_URL": address})
+    shown = [row.value for row in describe(found, {"ALERT_WEBHOOK_URL": address}) if row.name == "ALERT_WEBHOOK_URL"]
+    assert "hush" not in f"{found!r}{problems}{shown}"
+    assert (found.alert_webhook_url == address) == (not problems)

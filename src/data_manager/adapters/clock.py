@@ -6,7 +6,7 @@ from typing import ClassVar, NamedTuple
 
 
 class Pace(NamedTuple):
-    """Another time than the machine's: it showed start_ms at since_s of the monotonic clock, and runs so much faster."""
+    """Another time than the machine's: start_ms at since_s of the monotonic clock, and so much faster from there."""
 
     start_ms: int
     since_s: float

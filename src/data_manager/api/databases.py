@@ -40,7 +40,9 @@ class RowsDatabase(Database):
     days_to_full: Annotated[float | None, Field(description="At the growth of the last week.")]
     retention: Annotated[
         Literal["index", "engine"] | None,
-        Field(description="Who deletes what is too old: the database, by an index with an age, or we; null: not known."),
+        Field(
+            description="Who deletes what is too old: the database, by an index with an age, or we; null: not known."
+        ),
     ]
 
 

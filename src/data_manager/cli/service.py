@@ -55,9 +55,7 @@ def serve(
     _serve(settings.load(os.environ), role=role, own_server=False, as_json=as_json)
 
 
-def _serve(
-    in_force: settings.Settings, *, role: Role, own_server: bool, as_json: bool, feeds: bool = False
-) -> None:
+def _serve(in_force: settings.Settings, *, role: Role, own_server: bool, as_json: bool, feeds: bool = False) -> None:
     from data_manager import app
 
     def say(line: str) -> None:

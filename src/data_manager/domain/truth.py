@@ -42,7 +42,7 @@ class SeriesTruth(Struct, frozen=True, kw_only=True):
 
 
 class TruthChange(Struct, frozen=True, kw_only=True):
-    """What an audit, or retention, changes. version: the one it started from; where another came first nothing is entered.
+    """What an audit, or retention, changes. version: the one it started from; if another came first nothing is entered.
 
     entries: entries of the ledger that are new or differ; absorbed: ids of entries that are no more.
     """

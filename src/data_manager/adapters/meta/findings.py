@@ -45,7 +45,13 @@ def advance(held: Any, new: Any) -> Mapping[str, Any]:
 
 
 async def page(
-    connection: AsyncConnection, *, limit: int, offset: int, kind: FindingKind | None, series: str | None, is_open: bool | None
+    connection: AsyncConnection,
+    *,
+    limit: int,
+    offset: int,
+    kind: FindingKind | None,
+    series: str | None,
+    is_open: bool | None,
 ) -> tuple[list[Finding], int]:
     """See MetaStore.findings. is_open None: those that stand and those that are over."""
     wanted: ColumnElement[bool] = true()

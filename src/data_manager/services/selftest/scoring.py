@@ -12,7 +12,8 @@ from msgspec.structs import replace
 
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.finding import FindingKind
-from data_manager.domain.ledger import LedgerEntry
+from data_manager.domain.ledger import HoleState, LedgerEntry
+from data_manager.domain.span import Span, intersection
 from data_manager.domain.time import INTERVALS_MS
 from data_manager.services.selftest.faults import Faulty, Put
 from data_manager.services.selftest.playing import Played
@@ -123,10 +124,16 @@ def told(
 
 
 def reports_of(played: Played) -> Iterator[Report]:
-    """All that was reported of a tape."""
+    """All that was reported of a tape. A hole that was open must have been told: what is only entered helps nobody."""
+    told_of: dict[str, list[Span]] = {}
+    for finding in played.findings:
+        if finding.kind is FindingKind.HOLE and finding.end_ms is not None:
+            told_of.setdefault(finding.series or "", []).append(Span(finding.start_ms, finding.end_ms))
     for truth in played.truths:
         for hole in truth.holes:
-            yield from _rows(truth.series, hole)
+            opened = any(step.state is HoleState.OPEN for step in hole.history)
+            if not opened or intersection([hole.span], told_of.get(truth.series, ())):
+                yield from _rows(truth.series, hole)
     for finding in {one.id: one for one in reversed(played.findings)}.values():
         if finding.kind is FindingKind.FLAWED:
             yield Report(
