@@ -9,7 +9,7 @@ PROCESSES ?= $(shell echo $$((2 * $$(nproc 2>/dev/null || echo 2))))
 PYTEST := $(BIN)/python -m pytest -q -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup install install-dev run test fmt format fmt-check lint type contract check servers-ahead faults bench docs build pipeline clean
+.PHONY: help setup install install-dev run demo test fmt format fmt-check lint type contract check ahead faults bench docs build pipeline clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,10 +23,12 @@ install install-dev: setup
 run: setup ## Run everything on this machine; settings come from the environment and from .env
 	@set -a; [ ! -f .env ] || . ./.env; LOG_FORMAT=$${LOG_FORMAT:-console}; set +a; exec $(DATA_MANAGER) run
 
-test: setup ## Run every test, then those about time and wire again far from UTC
+demo: setup ## See the whole loop in two minutes, with no internet: DEMO_ARGS="--fast" in one
+	@exec $(DATA_MANAGER) demo $(DEMO_ARGS)
+
+test: setup ## Run every test, as on a machine far from UTC
 	@scripts/setup_servers.sh
-	$(PYTEST) $(PYTEST_ARGS)
-	TZ='<-03>3' $(PYTEST) $(PYTEST_ARGS) tests/domain tests/wire
+	TZ='<-03>3' $(PYTEST) $(PYTEST_ARGS)
 
 fmt: setup ## Format the code and mend what lint can mend
 	$(BIN)/ruff format .
@@ -45,10 +47,10 @@ type: setup ## Check types
 contract: setup ## Check who imports whom
 	$(BIN)/lint-imports
 
-check: servers-ahead fmt-check lint type contract test ## All that CI runs: format, lint, types, import contract, tests
+check: ahead fmt-check lint type contract test ## All that CI runs: format, lint, types, import contract, tests
 
-servers-ahead: setup # what the tests' servers need is made while the rest is checked; `test` waits for it
-	@scripts/setup_servers.sh >/dev/null 2>&1 &
+ahead: setup # while the rest is checked: the servers of the tests, which `test` waits for, and the compiled test files
+	@{ scripts/setup_servers.sh; $(BIN)/python -m pytest -q --collect-only; } >/dev/null 2>&1 &
 
 faults: setup ## Break everything, as often and as long as the promise asks for, and print one table
 	@scripts/setup_servers.sh
