@@ -49,7 +49,7 @@ contract: setup ## Check who imports whom
 
 check: ahead fmt-check lint type contract test ## All that CI runs: format, lint, types, import contract, tests
 
-ahead: setup # while the rest is checked: the servers of the tests, which `test` waits for, and the compiled test files
+ahead: setup # while the rest is checked: what the servers of the tests need, and the test files compiled
 	@{ scripts/setup_servers.sh; $(BIN)/python -m pytest -q --collect-only; } >/dev/null 2>&1 &
 
 faults: setup ## Break everything, as often and as long as the promise asks for, and print one table

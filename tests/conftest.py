@@ -44,7 +44,8 @@ async def eventually(check: Check, *, within_s: float = 10.0, what: str = "") ->
 
 
 _FIRST = ("faults", "contract", "flow", "simulator")
-"""Folders whose files take longest. A run on several processes gives them away file by file, in this order."""
+"""Folders whose files take longest. A run on several processes gives them away file by file, in this order, and in each
+folder those last that want the stand-in for MongoDB, which may still have to be built."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -55,9 +56,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.recordings)
 
 
-def _turn(item: pytest.Item) -> int:
+def _turn(item: pytest.Item) -> tuple[int, bool]:
     folder = item.path.relative_to(Path(__file__).parent).parts[0]
-    return _FIRST.index(folder) if folder in _FIRST else len(_FIRST)
+    return _FIRST.index(folder) if folder in _FIRST else len(_FIRST), "cluster" in item.path.name
 
 
 @pytest.fixture(autouse=True)
