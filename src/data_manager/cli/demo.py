@@ -1,6 +1,7 @@
 """`data-manager demo`: the whole loop, played on this machine with no internet."""
 
 import asyncio
+import signal
 from typing import Annotated, Any
 
 import typer
@@ -42,6 +43,8 @@ def demo(
 
 
 def _in_loop(work: Any) -> Any:
+    """Run it to its end; SIGTERM ends it as Ctrl-C does, with everything that it started."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with asyncio.Runner() as runner:
             return runner.run(work)

@@ -164,7 +164,7 @@ async def _rubbish_arrives(narrator: Narrator, world: World) -> None:
 
     await until(all_dead, narrator, world, "dead letters", within_s=_PATIENCE_S)
     for one in (await world.ask("/dead-letters", limit=10))["data"]:
-        narrator.say(f"dead letter · {one['reason']}: {one['message'][:90]}", "!")
+        narrator.say(f"dead letter · {one['reason']}: {one['message']}", "!")
     narrator.done("quarantined with their reasons and counted; nothing of them is in the data")
 
 
@@ -205,6 +205,7 @@ async def _things_break(narrator: Narrator, world: World, reporter: Reporter, si
             tell(f"{left_s:.0f} s of the outage are left   {await facts(world)}")
             await asyncio.sleep(0.15)
     narrator.say("the outage is over. Nobody tells the service, and nobody helps it")
+    narrator.say("candles were missed minute by minute; that trades are missing shows when the next id comes")
 
 
 async def _they_are_mended(narrator: Narrator, world: World, reporter: Reporter) -> list[Incident]:
@@ -291,8 +292,8 @@ async def _judgement(
         narrator.say(problem, "✗")
     if outcome.holds:
         narrator.done(
-            f"every row the exchange knows is held, once, as it said it; played in {outcome.seconds:.0f} s, stopped in "
-            f"{outcome.stopped_s or 0:.1f} s"
+            f"every row the exchange has is held, once, as it said it, and what it lacks is known; played in "
+            f"{outcome.seconds:.0f} s, stopped in {outcome.stopped_s or 0:.1f} s"
         )
     else:
         world.keep = True

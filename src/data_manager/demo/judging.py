@@ -96,12 +96,13 @@ async def _judged(world: World, dataset: str, symbol: str, until_ms: int, known:
     rows = [subject.held(row) for row in held if _ms(row["timestamp"]) >= span.start_ms]
     true = await subject.true(world, symbol, span)
     excused = [one for one in known if one.series.startswith(f"um.{dataset}.{symbol}")]
-    verdict = _compared(f"um.{dataset}.{symbol}", rows, true, excused)
+    verdict = compared(f"um.{dataset}.{symbol}", rows, true, excused)
     verdict.dataset, verdict.series = dataset, 1
     return verdict
 
 
-def _compared(series: str, rows: Sequence[tuple[Any, _Values]], true: _Rows, excused: Sequence[Hole]) -> Verdict:
+def compared(series: str, rows: Sequence[tuple[Any, _Values]], true: _Rows, excused: Sequence[Hole]) -> Verdict:
+    """Rows held against true ones, each by its key. excused: holes whose keys are times, and may be lacking."""
     held = dict(rows)
     times = Counter(key for key, _ in rows)
     lacking = [key for key in true if key not in held]

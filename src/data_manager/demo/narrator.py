@@ -27,10 +27,8 @@ class Narrator:
 
     def __init__(self, *, headless: bool, silent: bool) -> None:
         self.clock: Callable[[], int] | None = None
-        self._live = not headless and not silent
-        self._console = Console(
-            quiet=silent, highlight=False, no_color=headless, width=_WIDTH if headless else None, soft_wrap=False
-        )
+        self._console = Console(quiet=silent, highlight=False, no_color=headless, width=_WIDTH if headless else None)
+        self._live = self._console.is_terminal and not headless and not silent
         self._chapters = 0
 
     def title(self, text: str, below: str) -> None:
@@ -57,7 +55,7 @@ class Narrator:
         """Rows under their heads."""
         table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
         for head in heads:
-            table.add_column(head, justify="right" if head in right else "left", overflow="fold")
+            table.add_column(head, justify="right" if head in right else "left", no_wrap=True)
         for row in rows:
             table.add_row(*(one if isinstance(one, Text) else Text(str(one)) for one in row))
         self._console.print(Padding(table, (0, 0, 0, 2)))
@@ -65,7 +63,7 @@ class Narrator:
     @contextmanager
     def waiting(self, what: str) -> Iterator[Callable[[str], None]]:
         """While the block runs, a line that can be changed says what is waited for. Only on a terminal."""
-        if not (self._live and self._console.is_terminal):
+        if not self._live:
             yield lambda _: None
             return
         with self._console.status(Text(what)) as status:

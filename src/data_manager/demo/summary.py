@@ -140,19 +140,17 @@ class Outcome(Struct, kw_only=True):
 def tell_incidents(narrator: Narrator, incidents: Sequence[Incident]) -> None:
     """What was broken, and what became of it."""
     heads = ("what happened", "series", "rows", "found after", "healed after", "now", "certificate")
-    rows = []
-    for one in incidents:
-        found_s = max((hole.detected_s for hole in one.holes), default=None)
-        healed_s = max((hole.repaired_s or 0.0 for hole in one.holes), default=None)
-        state = "known hole, proven" if one.stays else "healed"
-        rows.append((
-            one.what, one.series, f"{one.missing}",
-            "before we came" if one.stays else _seconds(found_s), "–" if one.stays else _seconds(healed_s),
-            Text(state if one.came_out else "NOT " + state, "yellow" if one.stays else "green") if one.came_out
-            else Text(f"not {state}", "bold red"),
-            ", ".join(name[:8] for name in one.certificates[:1]) + ("…" if one.certificates else "–"),
-        ))  # fmt: skip
-    narrator.table(heads, rows, right=("rows", "found after", "healed after"))
+    narrator.table(heads, [_told(one) for one in incidents], right=("rows", "found after", "healed after"))
+
+
+def _told(one: Incident) -> tuple[str | Text, ...]:
+    found_s = max((hole.detected_s for hole in one.holes), default=None)
+    healed_s = max((hole.repaired_s or 0.0 for hole in one.holes), default=None)
+    state = "known, proven" if one.stays else "healed"
+    now = Text(state, "yellow" if one.stays else "green") if one.came_out else Text(f"not {state}", "bold red")
+    times = ("–", "–") if one.stays else (_seconds(found_s), _seconds(healed_s))
+    certificate = f"{one.certificates[0][:8]}…" if one.certificates else "–"
+    return one.what, one.series, str(one.missing), *times, now, certificate
 
 
 def tell_verdicts(narrator: Narrator, verdicts: Sequence[Verdict]) -> None:

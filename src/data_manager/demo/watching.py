@@ -134,7 +134,9 @@ class Reporter:
         if what == "silent" and watched:
             self._narrator.say(f"feed: {named} is silent, although its socket lives and answers pings", "!")
         elif what.startswith("replaced") and watched:
-            self._narrator.say("feed: another socket for it, and for all that share one; both delivered for a moment")
+            self._narrator.say(
+                "feed: it got another socket; both delivered for a moment, so nothing beside it was lost"
+            )
         elif what == "speaks again" and watched:
             self._narrator.done(f"feed: {named} speaks again")
         elif what == "cut":

@@ -48,14 +48,16 @@ class Failed(DataManagerError):
 class World:
     """Both processes, running. Made by running()."""
 
-    def __init__(self, plan: Plan, folder: Path) -> None:
+    def __init__(self, plan: Plan, folder: Path, ports: tuple[int, int, int]) -> None:
         self.plan = plan
         self.folder = folder
-        self.exchange = self.api = ""
+        self.exchange = ""
+        self.api = f"http://127.0.0.1:{ports[0]}"
+        self._ports = ports
         self.stopped_s: float | None = None
         self.keep = False  # the folder, when all is over
         self._origin = (START_MS, 0.0)
-        self._bus_url = ""
+        self._bus_url = f"nats://127.0.0.1:{ports[2]}"
         self._subject = "binance.futures.websocket.data"
         self._http = httpx2.AsyncClient(timeout=_TIMEOUT_S, limits=httpx2.Limits(max_connections=8))
         self._processes: list[Process] = []
@@ -141,9 +143,7 @@ class World:
 
     async def start_service(self) -> float:
         """The service, ready; how many seconds that took."""
-        ports = _free_ports(self.plan.port)
-        self.api, self._bus_url = f"http://127.0.0.1:{ports[0]}", f"nats://127.0.0.1:{ports[2]}"
-        environ = self.plan.settings(self.exchange, str(self.folder / "data"), ports)
+        environ = self.plan.settings(self.exchange, str(self.folder / "data"), self._ports)
         start_ms, since_s = self._origin
         pace = [str(start_ms), repr(since_s), str(self.plan.speed)]
         began_s = time.monotonic()
@@ -211,8 +211,9 @@ class World:
 @asynccontextmanager
 async def running(plan: Plan) -> AsyncIterator[World]:
     """A world to start things in. In the end everything is stopped, and removed unless world.keep was set."""
+    ports = _free_ports(plan.port)
     folder = Path(tempfile.mkdtemp(prefix="data-manager-demo-"))
-    world = World(plan, folder)
+    world = World(plan, folder, ports)
     try:
         yield world
     finally:
