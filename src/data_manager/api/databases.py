@@ -95,12 +95,25 @@ class LeaseFacts(BaseModel):
     lost: int
 
 
+class SourceState(BreakerState):
+    """Where the past is asked for: a market's REST, or the archive, which has no budget."""
+
+    requests: int | None = None
+    weight_used: Annotated[int | None, Field(description="In this minute, by our address.")] = None
+    weight_ceiling: int | None = None
+    waited_s: float | None = None
+    halts: Annotated[int | None, Field(description="Refusals: 429 and 418.")] = None
+    halted_s: float | None = None
+    clock_ahead_ms: int | None = None
+
+
 class Connections(BaseModel):
     """Of this process. nats and lease are null where its role has none."""
 
     nats: Bus | None
     breakers: dict[str, BreakerState]
     lease: LeaseFacts | None
+    sources: dict[str, SourceState]
     timestamp: str
 
 

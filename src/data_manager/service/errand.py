@@ -18,6 +18,7 @@ from data_manager.services.backfill import Backfiller
 from data_manager.services.backfilling.asking import Names
 from data_manager.services.backfilling.office import Office
 from data_manager.services.lease import Campaign
+from data_manager.services.planning import by_cost
 from data_manager.settings import Settings
 
 CLOCK = SystemClock()
@@ -106,7 +107,9 @@ async def run_alone(
         term_s=settings.leader_election_timeout,
         every_s=settings.leader_election_heartbeat_interval,
     )
-    backfiller = Backfiller(sources, store.append, CLOCK, owner=campaign.holder, at_once=settings.max_concurrent_tasks)
+    backfiller = Backfiller(
+        sources, store.append, CLOCK, owner=campaign.holder, at_once=settings.max_concurrent_tasks, plan=by_cost
+    )
 
     async def work() -> None:
         while True:

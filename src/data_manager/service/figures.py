@@ -1,6 +1,6 @@
 """Figures of a running service beside those of ingest: the lease, the circuit breakers, how full the store is."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
 from typing import Protocol
 
@@ -8,7 +8,7 @@ from msgspec import structs
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from data_manager.adapters.resilience import Breaker
-from data_manager.service.mending import Mending
+from data_manager.service.mending import Mending, SourceFacts
 from data_manager.services.audit import Auditor
 from data_manager.services.auditing.counting import CYCLE_S
 from data_manager.services.databases import Databases
@@ -122,6 +122,28 @@ def of_databases(databases: Databases) -> Iterator[Metric]:
     days = databases.days_to_full()
     if days is not None:
         yield GaugeMetricFamily("data_manager_store_days_to_full", "At the growth of the last week.", days)
+
+
+def of_sources(facts: Callable[[], Mapping[str, SourceFacts]]) -> Iterator[Metric]:
+    """What was asked of the venue's past, and how much of our share of its limits is used."""
+    opened = GaugeMetricFamily("data_manager_source_open", "1 while requests fail.", labels=["source"])
+    failures = CounterMetricFamily("data_manager_source_failures", "Requests that failed.", labels=["source"])
+    asked = CounterMetricFamily("data_manager_source_requests", "Requests that went out.", labels=["source"])
+    used = GaugeMetricFamily("data_manager_source_weight_used", "Of this minute, by the address.", labels=["source"])
+    ceiling = GaugeMetricFamily("data_manager_source_weight_ceiling", "What we may use of it.", labels=["source"])
+    waited = CounterMetricFamily("data_manager_source_waited_seconds", "Spent waiting for budget.", labels=["source"])
+    halts = CounterMetricFamily("data_manager_source_halts", "Refusals: 429 and 418.", labels=["source"])
+    halted = GaugeMetricFamily("data_manager_source_halted_seconds", "Nothing is asked for so long.", labels=["source"])
+    for name, one in facts().items():
+        opened.add_metric([name], int(one["state"] != "closed"))
+        failures.add_metric([name], one["failures"])
+        if "requests" in one:
+            for family, word in (
+                (asked, "requests"), (used, "weight_used"), (ceiling, "weight_ceiling"), (waited, "waited_s"),
+                (halts, "halts"), (halted, "halted_s"),
+            ):  # fmt: skip
+                family.add_metric([name], one[word])
+    yield from (opened, failures, asked, used, ceiling, waited, halts, halted)
 
 
 def of_mending(mending: Mending) -> Iterator[Metric]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from data_manager.adapters.binance.sources import Access, open_archive, open_rest
 from data_manager.ports import Clock
 from data_manager.ports_source import Digests
-from data_manager.service.mending import Past
+from data_manager.service.mending import Past, SourceFacts
 from data_manager.settings import Settings
 
 
@@ -22,4 +22,8 @@ def open_past(settings: Settings, digests: Digests, clock: Clock) -> Past:
     )
     rest = open_rest(access, clock)
     archive = open_archive(access, clock, digests, settings.data_dir / "downloads")
-    return Past((rest, archive), rest.life_of)
+
+    def facts() -> dict[str, SourceFacts]:
+        return {**{f"rest.{market}": one for market, one in rest.facts().items()}, **archive.facts()}
+
+    return Past((rest, archive), rest.life_of, facts)

@@ -115,6 +115,7 @@ class Service:
             yield partial(figures.of_lease, parts.working.lease)
             yield partial(figures.of_auditor, parts.working.auditing.auditor)
             yield partial(figures.of_mending, parts.working.mending)
+            yield partial(figures.of_sources, parts.working.mending.source_facts)
             yield parts.working.keeping.figures
 
         if self._overseeing is not None:
@@ -291,12 +292,13 @@ class Service:
     async def _connection_facts(self) -> dict[str, Any]:
         """The body of GET /health/connections, but for its time."""
         feeding = self.parts.feeding
-        facts: dict[str, Any] = {"nats": None, "breakers": {}, "lease": None}
+        facts: dict[str, Any] = {"nats": None, "breakers": {}, "lease": None, "sources": {}}
         facts["feed"] = None if feeding is None else feeding.facts()
         if self.parts.ingesting is not None:
             facts |= await self.parts.ingesting.connection_facts()
         if self.parts.working is not None:
             facts["lease"] = self.parts.working.lease_facts()
+            facts["sources"] = self.parts.working.mending.source_facts()
         return facts
 
     async def _say_last_findings(self) -> None:
