@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import structlog
 
@@ -39,13 +39,18 @@ _LOOK_S: Final = 10.0
 _log = structlog.get_logger(__name__)
 
 LifeOf = Callable[[Series], Awaitable[SymbolLife | None]]
+SourceFacts = dict[str, Any]
 
 
 class Past(NamedTuple):
-    """Whom the past can be asked of. life_of: when a symbol was listed and delisted, where anybody tells."""
+    """Whom the past can be asked of. life_of: when a symbol was listed and delisted, where anybody tells.
+
+    facts: by name of what is asked, what was asked of it, what that used of its budget, and what holds us up.
+    """
 
     sources: Sequence[Source] = ()
     life_of: LifeOf | None = None
+    facts: Callable[[], Mapping[str, SourceFacts]] = dict
 
 
 class Mending:
@@ -72,6 +77,7 @@ class Mending:
         self._campaign = campaign
         self._databases = databases
         self._past = past
+        self.source_facts = past.facts
         self._asked_s: dict[tuple[str, str], float] = {}  # when the life of a symbol was asked for
         self._jobs_on = settings.enable_backfiller and writes
         self._heals_on = self._jobs_on and settings.enable_auto_backfill
