@@ -39,7 +39,7 @@ class AlertStore(Protocol):
     """Alerts and their messages. Beside MetaStore, by the same adapters; raises Unavailable and Corrupt likewise."""
 
     async def open_findings(self) -> list[OpenFindings]:
-        """What findings stand, summed up by kind, series and stream."""
+        """What findings stand, summed up by kind, series and stream: but for holes, see below, and for mere infos."""
         ...
 
     async def live_holes(self) -> list[LiveHoles]:

@@ -154,6 +154,7 @@ async def test_open_findings_are_summed_up(store: SqlMetaStore) -> None:
 
     over = stale(1).resolved(10, 10)
     both = [stale(30), stale(20, severity="critical", found_ms=99), stale(7, None), over]
+    await store.keep_findings([stale(4, severity="info"), found(FindingKind.HOLE, series=MINUTES, severity="critical", start_ms=1, end_ms=2, evidence={}, found_ms=3)])  # fmt: skip
     await store.keep_findings([*both, found(FindingKind.LEADERLESS, severity="critical", start_ms=3, evidence={}, found_ms=4)])  # fmt: skip
     assert sorted(await store.open_findings(), key=lambda one: one.start_ms) == [
         OpenFindings(kind="leaderless", series=None, stream=None, severity="critical", count=1, start_ms=3, found_ms=4),

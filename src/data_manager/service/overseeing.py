@@ -26,6 +26,7 @@ from data_manager.settings import Settings
 CLOCK = SystemClock()
 _LOOK_S: Final = 1.0
 _ALERTS_S: Final = 2.0
+_REST: Final = 10  # a turn of the alerts that takes long is followed by so much longer a pause
 _log = structlog.get_logger(__name__)
 
 Lead = Callable[[Callable[[Lease], Awaitable[object]]], Awaitable[bool]]
@@ -59,6 +60,7 @@ class Overseeing:
         self._days = settings.health_retention_days
         self._keeper = HealthKeeper()
         self._epoch = 0  # of the lease under which the keeper wrote
+        self._rest_until_s = 0.0
         self._every: list[SeriesHealth] | None = None  # as of the last look, while we lead
 
     def again(self) -> Iterator[Again]:
@@ -92,7 +94,12 @@ class Overseeing:
             await log.forget_alerts(now_ms - self._days * DAY_MS, MESSAGES_MAX)
 
     async def _tell(self, lease: Lease) -> None:
+        started_s = CLOCK.monotonic_s()
+        if started_s < self._rest_until_s:
+            return
         await self.alerting.turn(self._meta.fenced(lease))
+        now_s = CLOCK.monotonic_s()
+        self._rest_until_s = now_s + _REST * (now_s - started_s)
 
     # ---- figures -------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from data_manager.adapters.meta.room import alone
 from data_manager.adapters.meta.tables import alert_messages, alerts, findings, holes, upsert
 from data_manager.domain.alert import Alert, Message
 from data_manager.domain.errors import BadQuery, Corrupt
-from data_manager.domain.finding import Evidence, Severity
+from data_manager.domain.finding import Evidence, FindingKind, Severity
 from data_manager.domain.ledger import HoleState
 from data_manager.ports_alerts import LiveHoles, OpenFindings
 
@@ -46,8 +46,9 @@ class AlertsInSql:
             func.min(table.start_ms).label("start_ms"),
             func.max(table.found_ms).label("found_ms"),
         )
+        wanted = and_(table.resolved_ms.is_(None), table.kind != FindingKind.HOLE.value, table.severity != _RANKED[0])
         async with self._database.reading() as connection:
-            rows = await connection.execute(asked.where(table.resolved_ms.is_(None)).group_by(*whose))
+            rows = await connection.execute(asked.where(wanted).group_by(*whose))
             return [_open_findings(row) for row in rows.mappings()]
 
     async def live_holes(self) -> list[LiveHoles]:

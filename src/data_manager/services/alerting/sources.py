@@ -51,10 +51,9 @@ _WORDS: Final[Mapping[str, str]] = {
 
 
 def of_findings(groups: Iterable[OpenFindings], now_ms: int) -> Iterator[Alarm]:
-    """Alarms of the findings that stand, but for holes and for what is only worth knowing."""
+    """Alarms of the findings that stand."""
     for one in groups:
-        over = one.kind in _OF_THE_PAST and now_ms - one.found_ms > QUIET_MS
-        if one.kind == HOLE or one.severity == "info" or over:
+        if one.kind in _OF_THE_PAST and now_ms - one.found_ms > QUIET_MS:
             continue
         yield Alarm(
             kind=one.kind,
