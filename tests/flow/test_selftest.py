@@ -36,9 +36,9 @@ def shell(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, s
 Shell = Callable[..., tuple[int, str, str]]
 
 
-async def scored(only: Sequence[str], seed: int = 1) -> Result:
+async def scored(*only: str, seed: int) -> Result:
     """The self-test of these faults, without recordings."""
-    return await selftest._selftest(seed, [], "um", list(only), selftest._MINUTES_SHORT)
+    return await selftest.selftest_of(seed, [], "um", only)
 
 
 def test_everything_is_found_and_nothing_else(shell: Shell) -> None:
@@ -87,7 +87,7 @@ def test_what_cannot_be_tested_is_named(shell: Shell, tmp_path: Path, recordings
 
 
 async def test_the_same_seed_goes_wrong_in_the_same_way() -> None:
-    first, again = [await scored(["drop"], seed) for seed in (5, 5)]
+    first, again = [await scored("drop", seed=seed) for seed in (5, 5)]
     assert first == again
     assert generated(5, 2) == generated(5, 2) != generated(6, 2)
     decode = Decoder("um")
@@ -111,7 +111,7 @@ def mutate(monkeypatch: pytest.MonkeyPatch, change: Callable[[Span, Sequence[Hol
 
 async def test_an_auditor_that_tolerates_a_minute_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     mutate(monkeypatch, lambda _, holes: [one for one in holes if one.end_ms - one.start_ms > 60_000])
-    done = await scored(["drop", "chain_break", "double"])
+    done = await scored("drop", "chain_break", "double", seed=1)
     scores = {one.fault: one for one in done.scores}
     assert not done.passed
     assert scores["drop"].recall == 0.0
@@ -120,9 +120,9 @@ async def test_an_auditor_that_tolerates_a_minute_fails(monkeypatch: pytest.Monk
     assert scores["double"].perfect, "that is no matter of the auditor"
 
 
-async def test_an_auditor_that_misses_one_hole_in_a_hundred_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    mutate(monkeypatch, lambda _, holes: [one for one in holes if (one.after or 0) % 20])
-    done = await scored(["drop"])
+async def test_an_auditor_that_overlooks_some_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    mutate(monkeypatch, lambda _, holes: [one for one in holes if (one.after or 1) % 7])
+    done = await scored("drop", seed=1)
     assert not done.passed
     assert 0 < (done.scores[0].recall or 0) < 1
 
@@ -135,11 +135,18 @@ async def test_an_auditor_that_cries_wolf_fails(monkeypatch: pytest.MonkeyPatch)
         return list(holes)
 
     mutate(monkeypatch, seen)
-    done = await scored(["drop"])
+    done = await scored("drop", seed=1)
     assert not done.passed
     assert done.scores[0].recall == 1
     assert 0 < (done.scores[0].precision or 0) < 1
     assert done.scores[0].false
+
+
+def test_a_tolerance_is_told_by_what_it_costs(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIN_GAP_SIZE_SECONDS", "61")
+    code, _, err = shell("--short", "--only", "drop")
+    assert (code, "failed" in err) == (1, True)
+    assert shell("--short", "--only", "drop", "--tolerance-s", "0")[0] == 0
 
 
 def test_the_command_fails_with_such_an_auditor(monkeypatch: pytest.MonkeyPatch, shell: Shell) -> None:

@@ -1,9 +1,11 @@
 """`data-manager selftest`: known faults are put into a copy of data, and the auditor is scored by what it finds."""
 
 import asyncio
+import os
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from data_manager import settings
 from data_manager.cli.output import progress, quiet_logs, say_json, say_table
 
 if TYPE_CHECKING:
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
     from data_manager.services.selftest.running import Result
 
 selftests = typer.Typer()
-_MINUTES, _MINUTES_SHORT = 20, 12
+_MINUTES, _MINUTES_SHORT = 20, 14
 
 
 @selftests.command("selftest")
@@ -28,9 +31,13 @@ def selftest(
         list[Path] | None,
         typer.Option(help="Use this recording instead of a generated market; repeatable.", show_default=False),
     ] = None,
-    market: Annotated[str, typer.Option(help="Of the recordings: um, cm or spot.")] = "um",
+    market: Annotated[str, typer.Option(help="Of the recordings.", show_default="MARKET")] = "",
     only: Annotated[
         list[str] | None, typer.Option(help="Only this class of fault; repeatable.", show_default="all")
+    ] = None,
+    tolerance_s: Annotated[
+        int | None,
+        typer.Option(min=0, help="The auditor tells no hole shorter than this.", show_default="MIN_GAP_SIZE_SECONDS"),
     ] = None,
     short: Annotated[bool, typer.Option("--short", help="A shorter market, for every day.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Say it as JSON.")] = False,
@@ -39,10 +46,17 @@ def selftest(
 
     The copy goes the real way (decode, buffer, pack, append, audit) into a store of its own in a temporary folder; the
     data of the service is not touched, and no service need run. Exit code 1 when a lost row, a doubled one, a broken
-    chain or a tampered row is not found, or anything is reported there that was not put in.
+    chain or a tampered row is not found, or anything is reported there, or of the generated market without faults,
+    that was not put in.
     """
+    in_force = settings.load(os.environ)
+    tolerance = in_force.min_gap_size_seconds if tolerance_s is None else tolerance_s
+    minutes = _MINUTES_SHORT if short else _MINUTES
     quiet_logs()
-    done = asyncio.run(_selftest(seed, recording or [], market, only or [], _MINUTES_SHORT if short else _MINUTES))
+    work = selftest_of(
+        seed, recording or [], market or in_force.market, only or [], minutes=minutes, tolerance_s=tolerance
+    )
+    done = asyncio.run(work)
     if as_json:
         say_json({"passed": done.passed, **_facts(done)})
     else:
@@ -51,11 +65,21 @@ def selftest(
         raise typer.Exit(1)
 
 
-async def _selftest(seed: int, files: list[Path], market: str, only: list[str], minutes: int) -> "Result":
+async def selftest_of(
+    seed: int,
+    files: "Sequence[Path]",
+    market: str,
+    only: "Sequence[str]",
+    *,
+    minutes: int = _MINUTES_SHORT,
+    tolerance_s: int = 0,
+) -> "Result":
+    """The self-test of these recordings, or without any of a market generated from the seed."""
     from data_manager.adapters.meta.sql import open_meta
     from data_manager.domain.dataset import MARKETS
     from data_manager.domain.errors import BadQuery
-    from data_manager.services.selftest.running import selftest
+    from data_manager.domain.time import SECOND_MS
+    from data_manager.services.selftest.running import auditor_of, selftest
     from data_manager.services.selftest.tape import generated, recorded
 
     if market not in MARKETS:
@@ -71,7 +95,16 @@ async def _selftest(seed: int, files: list[Path], market: str, only: list[str], 
             async with _stage(Path(folder) / str(next(numbers)), template) as stage:
                 yield stage
 
-        return await selftest(tape, _wire(market), open_stage, seed=seed, only=only, tell=tell)
+        return await selftest(
+            tape,
+            _wire(market if files else "um"),
+            open_stage,
+            seed=seed,
+            only=only,
+            clean_tape=not files,
+            auditors=partial(auditor_of, told_from_ms=tolerance_s * SECOND_MS),
+            tell=tell,
+        )
 
 
 @asynccontextmanager
@@ -128,6 +161,8 @@ def _say(done: "Result") -> None:
             typer.echo(f"{one.fault}: not found: {missed}", err=True)
         for false in one.false:
             typer.echo(f"{one.fault}: false alarm: {false}", err=True)
+    if done.clean and done.clean_tape:
+        typer.echo(f"{done.clean:,} things were reported of the market without any fault", err=True)
     typer.echo(
         f"{done.messages:,} messages, audited every {done.audit_every_s:g} s of the tape, seed {done.seed}: "
         f"{'passed' if done.passed else 'failed'}",
