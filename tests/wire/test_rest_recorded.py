@@ -15,7 +15,7 @@ from data_manager.adapters.binance.listings import _FUNDING, _INFO
 from data_manager.adapters.binance.meaning import error_of, halted_until_ms
 from data_manager.domain.batch import Batch
 from data_manager.domain.dataset import Series
-from data_manager.domain.errors import BadQuery, NotFound
+from data_manager.domain.errors import BadQuery, BadSetting, NotFound, Unavailable
 from data_manager.domain.span import Span
 from data_manager.domain.time import HOUR_MS, parse_time
 
@@ -121,6 +121,23 @@ def test_when_a_ban_ends(text: str) -> None:
     assert halted_until_ms(Answer(429, {}, b""), now_ms, now_ms + 5_000) == now_ms + 5_000
     assert halted_until_ms(Answer(429, {"retry-after": "35"}, b""), now_ms, 0) == now_ms + 35_000
     assert halted_until_ms(Answer(400, {}, banned.body), now_ms, 0) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "waits_s"),
+    [
+        (200, b"<html>", Unavailable, 300), (202, b"<html>", Unavailable, 300), (403, b"<HTML>", Unavailable, 300),
+        (404, b"<html>", BadSetting, None), (301, b"", BadSetting, None), (418, b"", BadQuery, None),
+        (503, b'{"code":-1008,"msg":"x"}', Unavailable, 1), (503, b"<html>", Unavailable, 1),
+        (400, b'{"code":-1001,"msg":"x"}', Unavailable, 1), (400, b'{"code":-4166,"msg":"x"}', Unavailable, 3_600),
+        (401, b'{"code":-2014,"msg":"x"}', BadSetting, None), (400, b'{"code":-1120,"msg":"x"}', BadQuery, None),
+        (400, b'{"code":-1122,"msg":"x"}', NotFound, None), (400, b"who knows", BadQuery, None),
+    ],
+)  # fmt: skip
+def test_what_an_answer_means(status: int, body: bytes, kind: type[Exception], waits_s: float | None) -> None:
+    error = error_of(Answer(status, {}, body), "GET", "BINANCE_FAPI_BASE_URL", "https://fapi.example")
+    assert type(error) is kind
+    assert getattr(error, "retry_after_s", None) == waits_s
 
 
 def test_one_broken_row_does_not_spoil_a_page() -> None:

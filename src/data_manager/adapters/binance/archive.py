@@ -140,16 +140,14 @@ class _Fetch:
     async def _instead(self, file: File, part: Span) -> Sequence[File]:
         """Files that together span part, for one that is not there; none where it is true that there is nothing."""
         now_ms = self._clock.now_ms()
+        if not file.is_day and file.has_days:
+            days = days_of(file, part)
+            there = await self._taker.is_there(days[0]) or await self._taker.is_there(days[-1])
+            return days if there else []
         if file.late(now_ms):
             raise Unavailable(f"{file.name} is not published yet", retry_after_s=_LATE_S)
-        if file.is_day:
-            month = month_of(file.kind, file.series, file.span.start_ms)
-            return [month] if file.kind.months and month.out_ms <= now_ms else []
-        if not file.has_days:
-            return []
-        days = days_of(file, part)
-        there = await self._taker.is_there(days[0]) or await self._taker.is_there(days[-1])
-        return days if there else []
+        month = month_of(file.kind, file.series, file.span.start_ms)
+        return [month] if file.is_day and file.kind.months and month.out_ms <= now_ms else []
 
     async def _ready(self, file: File, part: Span) -> _Ready:
         """The file on the disk; a small one read already."""

@@ -50,12 +50,14 @@ def error_of(answer: Answer, request: str, setting: str, address: str) -> DataMa
 
     setting: the name of the variable that holds the address which was asked.
     """
-    if answer.status == 200:
-        return Unavailable(f"{request}: a page instead of an answer", retry_after_s=_LONG_S) if answer.is_page else None
-    told = _told(answer)
-    said = told.msg or f"status {answer.status}"
     if answer.status == 403:
         return Unavailable(f"{request}: refused by the venue's firewall (403)", retry_after_s=_LONG_S)
+    if answer.is_page and answer.status < 300:  # 202: a challenge for browsers
+        return Unavailable(f"{request}: a page instead of an answer ({answer.status})", retry_after_s=_LONG_S)
+    if answer.status == 200:
+        return None
+    told = _told(answer)
+    said = told.msg or f"status {answer.status}"
     if answer.status == 451:
         return Unavailable(f"{request}: not served to this location (451): {said}", retry_after_s=3_600)
     if answer.status == 404 or 300 <= answer.status < 400:
