@@ -2,6 +2,8 @@
 
 import asyncio
 import signal
+import socket
+import struct
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
@@ -332,3 +335,21 @@ async def test_killed_during_writes_nothing_is_lost_that_was_answered(own_mysql:
     told_twice = sum(one.count - 1 for one in letters)
     assert told_twice <= 2 * len(writers), "only a commit that was under way may have counted without an answer"
     await store.close()
+
+
+def test_a_server_that_hangs_up_before_it_greets_is_away_and_no_bug() -> None:
+    """On the loop that the service runs on, where the driver takes it for one."""
+
+    async def refused() -> None:
+        async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            connection = writer.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            writer.transport.abort()
+
+        async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            for _ in range(20):
+                with pytest.raises(Unavailable, match="does not answer"):
+                    await open_meta(f"mysql://user:secret@127.0.0.1:{port}/petrosa")
+
+    uvloop.run(refused())

@@ -100,6 +100,7 @@ async def test_a_hole_heals_by_itself_and_a_true_one_is_told_with_its_proof(hous
 
 async def test_by_command_beside_the_service_and_without_it(house: House) -> None:
     words = ("backfill", MINUTES, "candles_BTCUSDT_5m", "--start", iso(house.at(0)), "--end", house.at(120))
+    house.service.environ["ENABLE_AUTO_BACKFILL"] = "false"  # what is between the two stretches is for the last command
     async with running(house.service) as service:
         beside = await house.command(*words, "--wait")
         assert [(one["status"], one["records"]["new"]) for one in beside["jobs"]] == [

@@ -186,5 +186,6 @@ def _on_connect(engine: AsyncEngine, name: str) -> None:
         event.listen(engine.sync_engine, "begin", sqlite.begin)
     else:
         # Before anything else is asked: what a server that is too old would answer to that is of no use.
+        event.listen(engine.sync_engine, "do_connect", mysql.connect)
         event.listen(engine.sync_engine, "connect", lambda connection, _: mysql.agree(connection, name), insert=True)
         event.listen(engine.sync_engine, "begin", mysql.begin)

@@ -72,6 +72,14 @@ def agree(connection: Any, name: str) -> None:
         )
 
 
+def connect(dialect: Any, _: Any, arguments: Any, options: Any) -> Any:
+    """A connection by the driver, which calls it a bug where the server hung up before it was greeted."""
+    try:
+        return dialect.connect(*arguments, **options)
+    except RuntimeError as error:
+        raise ConnectionResetError(f"the server hung up: {error}") from error
+
+
 def objection(version: str, sql_mode: str) -> str | None:
     """Why a server of that version in that mode cannot serve us; None when it can."""
     kind = "MariaDB" if "mariadb" in version.lower() else "MySQL"

@@ -28,10 +28,17 @@ def undisturbed(ask: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Corouti
     async def asked(*args: P.args, **kwargs: P.kwargs) -> R:
         task = asyncio.create_task(ask(*args, **kwargs), name=f"mongo {ask.__name__}")
         _UNDER_WAY.add(task)
-        task.add_done_callback(_UNDER_WAY.discard)
+        task.add_done_callback(_ended)
         return await asyncio.shield(task)
 
     return asked
+
+
+def _ended(task: asyncio.Task[Any]) -> None:
+    """What it raised is the caller's to hear; where nobody waits for it any more, it is no news."""
+    _UNDER_WAY.discard(task)
+    if not task.cancelled():
+        task.exception()
 
 
 async def all_of(ask: Callable[[T], Awaitable[R]], items: Sequence[T]) -> list[R]:
