@@ -24,8 +24,8 @@ from data_manager.domain.health import Freshness, Repair, health
 from data_manager.domain.ledger import HoleState, LedgerEntry
 from data_manager.domain.truth import Mark, TruthChange
 from data_manager.ports import LeaseLost
-from data_manager.ports_alerts import Channel
-from data_manager.services.alerting.sources import QUIET_MS
+from data_manager.ports_alerts import Channel, OpenFindings
+from data_manager.services.alerting.sources import QUIET_MS, of_findings
 from data_manager.services.alerting.spine import Alerting
 from data_manager.services.alerting.telling import channel_facts
 from data_manager.services.health import SeriesHealth
@@ -440,3 +440,14 @@ async def test_alerts_are_listed_by_the_command_while_nobody_serves(tmp_path: Pa
         subprocess.run, [*program, "--all", "--json"], env=environ, capture_output=True, check=True
     )
     assert len(json.loads(everything.stdout)["data"]) == 2
+
+
+def test_every_kind_of_finding_has_words_of_its_own() -> None:
+    kinds = [kind for kind in FindingKind if kind is not FindingKind.HOLE]
+    groups = [
+        OpenFindings(kind=kind.value, series=None, stream=None, severity="warning", count=1, start_ms=NOW, found_ms=NOW)
+        for kind in kinds
+    ]
+    assert len({alarm.text for alarm in of_findings(groups, NOW)}) == len(kinds)
+    [unheard] = of_findings([replace(groups[0], kind="of a newer version")], NOW)
+    assert unheard.text == "something is wrong"

@@ -203,6 +203,22 @@ async def test_a_running_job_does_also_what_is_added_to_it(stage: Stage) -> None
     assert len(stage.source.asked) == len(set(stage.source.asked)), "nothing is asked for twice"
 
 
+async def test_a_running_job_of_one_source_asks_others_once_it_does_the_work_of_another_choice(stage: Stage) -> None:
+    archive = PastSource({MINUTE: candles(0, 1_440)}, name="archive")
+    archive.reach = span(0, 180)
+    archive.gate.clear()
+    backfiller = Backfiller([stage.source, archive], stage.store.append, stage.clock, owner="me", at_once=2)
+    job = await stage.ask(span(60, 180), source="archive")
+    running = asyncio.create_task(backfiller.turn(stage.meta))
+    await eventually(lambda: len(archive.asked) == 1)
+    assert (await stage.ask(span(100, 300))).id == job.id
+    archive.gate.set()
+    await running
+    job = await stage.job(job)
+    assert (job.state, job.source, job.error) == (JobState.COMPLETED, "auto", None)
+    assert await stage.held() == [*range(60, 300)]
+
+
 async def test_a_job_that_is_cancelled_stops_and_can_be_retried(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("data_manager.services.backfilling.running._NOTE_S", 0.0)
     stage = Stage(stage.meta, stage.source, stage.store, WallClock())

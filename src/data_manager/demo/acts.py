@@ -22,6 +22,7 @@ from data_manager.demo.plan import (
     OUT,
     OUTAGE_S,
     STREAMS,
+    TODAY_MS,
     TORN,
     TORN_MINUTES,
     TORN_MS,
@@ -117,9 +118,14 @@ async def _the_past_is_fetched(narrator: Narrator, world: World) -> None:
     narrator.chapter("The past is fetched: two days from the archives, this morning from REST")
     end_ms = world.now_ms()
     narrator.say(f"{TORN_MINUTES} minutes of {TORN} on {iso(TORN_MS)[:16]} were torn out of the exchange's own history")
-    asked = [_job(symbol, "candles", HISTORY_MS, end_ms, timeframe="1m") for symbol in world.plan.symbols]
-    asked += [_job(symbol, "agg_trades", HISTORY_MS + DAY_MS, end_ms) for symbol in WITH_TRADES]
-    asked += [_job(symbol, "funding", HISTORY_MS, FUNDED_MS) for symbol in world.plan.symbols]
+    asked = []
+    for symbol in world.plan.symbols:
+        asked.append(_job(symbol, "candles", HISTORY_MS, TODAY_MS, timeframe="1m", source="archive"))
+        asked.append(_job(symbol, "candles", TODAY_MS, end_ms, timeframe="1m", source="rest"))
+        asked.append(_job(symbol, "funding", HISTORY_MS, FUNDED_MS, source="rest"))
+    for symbol in WITH_TRADES:
+        asked.append(_job(symbol, "agg_trades", HISTORY_MS + DAY_MS, TODAY_MS, source="archive"))
+        asked.append(_job(symbol, "agg_trades", TODAY_MS, end_ms, source="rest"))
     began_s = time.monotonic()
     ids = [(await world.post("/backfill/start", **one))["job_id"] for one in asked]
     done: list[dict[str, Any]] = []
@@ -136,6 +142,8 @@ async def _the_past_is_fetched(narrator: Narrator, world: World) -> None:
     seconds = time.monotonic() - began_s
     rows = sum(job["records_fetched"] for job in done)
     narrator.done(f"{len(ids)} jobs, {rows:,} rows in {seconds:.1f} s, checked like live ones and stored beside them")
+    certificate = await world.post("/certificates", series="um.candle.BTCUSDT.1m", start=HISTORY_MS, end=TODAY_MS)
+    narrator.say(f"certificate of two days of um.candle.BTCUSDT.1m: {certificate['contents']['sources']}")
     absent = [one for job in done for one in job["absent"] if job["series"] == _TORN_SERIES]
     if not absent:
         raise Failed(f"the job of {_TORN_SERIES} does not say that the source lacks rows")

@@ -39,6 +39,9 @@ START_MS: Final = parse_time("2026-03-05T12:00:00Z", field="start")
 HISTORY_MS: Final = START_MS // DAY_MS * DAY_MS - 2 * DAY_MS
 """Where the history begins that is fetched: two whole days, and the morning of the third."""
 
+TODAY_MS: Final = HISTORY_MS + 2 * DAY_MS
+"""Where the day begins whose archives are not out yet."""
+
 FUNDED_MS: Final = START_MS - HOUR_MS
 """Up to where funding rates are fetched: a rate is the venue's word some time after it was settled."""
 

@@ -65,7 +65,8 @@ class Run:
         clock: Clock,
     ) -> None:
         self.job = job
-        self._sources = [one for one in sources if job.source in ("auto", one.name)]
+        self._every = sources
+        self._given_up: set[str] = set()  # names of sources that are not asked again
         self._series = parse_series(job.series, DATASETS, "")
         self._owner = job.owner
         self._store = store
@@ -82,6 +83,7 @@ class Run:
         Raises SourceFailed and NotOffered; Conflict when the job is not ours any more; and what the stores raise.
         """
         missed: list[Span] = []
+        choice = self.job.source
         failure: SourceFailed | None = None
         while left := difference(self._left(), missed):
             try:
@@ -92,6 +94,8 @@ class Run:
                 failure.__cause__ = error.cause
                 self._instead_of(error)
             await self._note(everything=True)
+            if self.job.source != choice:  # it took over one that may ask others
+                missed, choice = [], self.job.source
         if missed and failure is not None:
             raise failure
         if missed:
@@ -99,15 +103,20 @@ class Run:
             raise NotOffered(f"no {_who(self.job.source)} offers {self.job.series} from {named}")
         await self._keep(lambda one: jobs.completed(one, self._clock.now_ms()))
 
+    def _sources(self) -> list[Source]:
+        """Who may be asked now: by the job's choice, which is wider when it took over another one."""
+        return [one for one in self._every if self.job.source in ("auto", one.name) and one.name not in self._given_up]
+
     def _left(self) -> list[Span]:
         """What is not finished, noted or not."""
         return difference(self.job.remaining, (one.span for one in self._pieces))
 
     def _instead_of(self, error: _Failed) -> None:
         """Ask the others from now on, if what went wrong is that source's alone."""
-        asked = [] if isinstance(error.cause, BadQuery) else [one for one in self._sources if one is not error.source]
-        others = [one.name for one in asked]
-        self._sources = asked
+        self._given_up |= (
+            {one.name for one in self._every} if isinstance(error.cause, BadQuery) else {error.source.name}
+        )
+        others = [one.name for one in self._sources()]
         _log.warning("a source failed", job=self.job.id, source=error.source.name, reason=str(error), others=others)
 
     async def keep(self, step: Callable[[Job], Job]) -> None:
@@ -124,7 +133,7 @@ class Run:
     async def _stretch(self, span: Span) -> list[Span]:
         """Fetch one stretch; the parts of it nobody offers."""
         wanted = self._wanted(span)
-        steps = self._plan(self._sources, wanted, self._clock.now_ms())
+        steps = self._plan(self._sources(), wanted, self._clock.now_ms())
         for step in steps:
             async with aclosing(self._fetch(wanted, step)) as pieces:
                 await self._take(wanted, step, pieces)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import Final, NamedTuple
 
 from data_manager.domain.dataset import Dataset
@@ -25,6 +25,8 @@ from data_manager.services.selftest.tape import Decode, Message
 from data_manager.telemetry import Tally
 
 _AT_ONCE: Final = 500  # messages of one read
+_AT_ONCE_MS: Final = 10 * SECOND_MS  # and so much of the tape: what is learnt from one message is for those after it
+_ASK_S: Final = 0.05
 _LAST_LOOKS_MS: Final = (GRACE_MS + 1, GRACE_MS + SECOND_MS)  # after the end: what is missing is seen, and seen again
 
 Auditors = Callable[[SeriesStore, Records, Clock, Callable[[Sequence[Finding]], None]], Auditor]
@@ -125,13 +127,15 @@ class _TapeBus:
         self._auditor = auditor
         self._every_ms = audit_every_ms
         self._unacked = 0
+        self._stored = asyncio.Event()
 
     async def batches(self, quiet_s: float) -> AsyncIterator[list[Delivery]]:
         """See Bus.batches."""
         next_ms = self._messages[0].at_ms + self._every_ms
         some: list[Delivery] = []
         for at, message in enumerate(self._messages):
-            if message.at_ms >= next_ms or len(some) >= _AT_ONCE:
+            late = some and message.at_ms - some[0].received_ms >= _AT_ONCE_MS
+            if message.at_ms >= next_ms or late or len(some) >= _AT_ONCE:
                 async for part in self._handed(some):
                     yield part
                 some = []
@@ -146,14 +150,18 @@ class _TapeBus:
 
     async def _handed(self, some: list[Delivery]) -> AsyncIterator[list[Delivery]]:
         self._unacked += len(some)
+        self._stored.clear()
         yield some
         while self._unacked:
-            await asyncio.sleep(0)
             yield []
+            with suppress(TimeoutError):  # a flush that failed never comes: then it says so when it is asked again
+                await asyncio.wait_for(self._stored.wait(), _ASK_S)
 
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
         """See Bus.ack."""
         self._unacked -= len(deliveries)
+        if not self._unacked:
+            self._stored.set()
 
     def stop(self) -> None:
         """See Bus.stop. It ends where the tape does."""
