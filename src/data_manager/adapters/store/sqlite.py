@@ -101,12 +101,12 @@ class LogRoom:
 
     def see_to(self) -> None:
         """Make more when it is used up. Only between two transactions, in the thread that writes."""
-        used = self._log.stat().st_size
-        if used > self._bytes:
-            more = min(max(used // 4, _ROOM_MIN_BYTES), _ROOM_MAX_BYTES)
+        length = self._log.stat().st_size
+        if length > self._bytes:
+            more = min(max(length // 4, _ROOM_MIN_BYTES), _ROOM_MAX_BYTES)
             with suppress(OSError), self._log.open("ab", buffering=0) as log:  # no space: the next commit says so
-                log.write(bytes(more))
-        self._bytes = self._log.stat().st_size
+                length += log.write(bytes(more))
+        self._bytes = length
 
 
 def connect(path: Path, *, write: bool) -> sqlite3.Connection:
