@@ -30,7 +30,7 @@ from tests.servers import free_port
 
 COMMANDS = (
     "run", "serve", "feed", "replay", "query", "dead-letters", "export", "import", "config", "doctor", "migrate", "version",
-    "simulate", "audit",
+    "simulate", "audit", "demo",
 )  # fmt: skip
 
 

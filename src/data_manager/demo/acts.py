@@ -142,14 +142,22 @@ async def _the_past_is_fetched(narrator: Narrator, world: World) -> None:
     seconds = time.monotonic() - began_s
     rows = sum(job["records_fetched"] for job in done)
     narrator.done(f"{len(ids)} jobs, {rows:,} rows in {seconds:.1f} s, checked like live ones and stored beside them")
-    certificate = await world.post("/certificates", series="um.candle.BTCUSDT.1m", start=HISTORY_MS, end=TODAY_MS)
-    narrator.say(f"certificate of two days of um.candle.BTCUSDT.1m: {certificate['contents']['sources']}")
+    await _say_where_from(narrator, world)
     absent = [one for job in done for one in job["absent"] if job["series"] == _TORN_SERIES]
     if not absent:
         raise Failed(f"the job of {_TORN_SERIES} does not say that the source lacks rows")
     narrator.say(
         f"of {TORN} the source lacks {absent[0]['missing']} rows: the job says so, and brings the evidence", "!"
     )
+
+
+async def _say_where_from(narrator: Narrator, world: World) -> None:
+    """A certificate says of every row where it came from."""
+    series = f"um.candle.{WITH_TRADES[0]}.1m"
+    certificate = await world.post("/certificates", series=series, start=HISTORY_MS, end=TODAY_MS)
+    sources = certificate["contents"]["sources"]
+    told = ", ".join(f"{rows:,} rows of {origin.rpartition(' ')[2]}" for origin, rows in sources.items())
+    narrator.say(f"certificate {certificate['id'][:8]}… of two days of {series}: {told}")
 
 
 def _job(symbol: str, data_type: str, start_ms: int, end_ms: int, **more: Any) -> dict[str, Any]:
@@ -265,7 +273,7 @@ async def _what_nobody_can_mend(narrator: Narrator, world: World) -> Incident:
         narrator.say(f"{one.series}: {one.missing} rows from {iso(one.start_ms)} are absent at the source itself", "!")
         narrator.say(proof(one))
     narrator.done("it costs no more requests, stays visible in every answer, and will be asked again later")
-    return Incident(what="the exchange lacks it", series=_TORN_SERIES, holes=found, certificates=[], stays=True)
+    return Incident(what="absent at source", series=_TORN_SERIES, holes=found, certificates=[], stays=True)
 
 
 # ---- 8 ------------------------------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ class Narrator:
             table.add_column(head, justify="right" if head in right else "left", no_wrap=True)
         for row in rows:
             table.add_row(*(one if isinstance(one, Text) else Text(str(one)) for one in row))
-        self._console.print(Padding(table, (0, 0, 0, 2)))
+        self._console.print(Padding(table, (0, 0, 0, 2), expand=False))
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[Callable[[str], None]]:
@@ -82,5 +82,5 @@ class Narrator:
 
     def _time(self) -> str:
         if self.clock is None:
-            return "  " + " " * 8
+            return " "
         return f"  {datetime.fromtimestamp(self.clock() / 1_000, UTC):%H:%M:%S}"
