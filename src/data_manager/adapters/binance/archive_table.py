@@ -213,11 +213,11 @@ def _cut(lines: Lines, times: NDArray[np.int64], span: Span) -> Lines:
     if inside.all():
         return lines
     mask = pa.array(inside)
-    return {place: pc.filter(column, mask) for place, column in lines.items()}
+    return {place: pc.filter(column, mask, memory_pool=_POOL) for place, column in lines.items()}
 
 
 def _joined(pieces: Sequence[Lines]) -> Lines:
-    return {place: pa.concat_arrays([one[place] for one in pieces]) for place in pieces[0]}
+    return {place: pa.concat_arrays([one[place] for one in pieces], memory_pool=_POOL) for place in pieces[0]}
 
 
 def _parts(span: Span, minutes: NDArray[np.int64], origin_ms: int) -> Iterator[Span]:
