@@ -1,5 +1,6 @@
 """The loop as an operator sees it: a candle is missing, somebody is told; it comes, and that is told too."""
 
+import asyncio
 import json
 import time
 from collections.abc import Iterator
@@ -10,13 +11,20 @@ import pytest
 from nats.aio.msg import Msg
 
 from data_manager.adapters.bus.nats_server import NatsServer
+from tests import cluster as clusters
+from tests.cluster import Cluster
 from tests.conftest import eventually
+from tests.mongo_server import AnyServer, mongo_server
+from tests.mysql_server import MySqlServer, mysql_server
 from tests.receiver import SECRET, receiving
 from tests.servers import client_of, running_server
-from tests.service import Service, feed, running
+from tests.service import Service, connected, feed, publish, running
+
+__all__ = ["mongo_server", "mysql_server"]  # fixtures
 
 MINUTE_MS = 60_000
 SERIES = "um.candle.BTCUSDT.1m"
+QUICK = {"audit_interval": 1, "health_check_interval": 1, "enable_backfiller": "no", "enable_auto_backfill": "no"}
 
 
 @pytest.fixture(scope="module")
@@ -32,19 +40,14 @@ def candle(open_ms: int) -> bytes:
     return json.dumps({"stream": "btcusdt@kline", "data": event, "timestamp": "2026-01-01T00:00:00Z"}).encode()
 
 
-def service_of(folder: Path, server: NatsServer, **more: object) -> Service:
-    quick = {"audit_interval": 1, "health_check_interval": 1, "enable_backfiller": "no", "enable_auto_backfill": "no"}
-    lease = {"leader_election_timeout": 2, "leader_election_heartbeat_interval": 1}
-    return Service(folder, nats_url=server.url, **{**quick, **lease, **more})  # type: ignore[arg-type]
-
-
-async def test_a_hole_is_told_once_by_whoever_leads_and_its_end_is_told_after_a_restart(
-    tmp_path: Path, server: NatsServer
-) -> None:
-    """Two processes could tell: the service, and a second one of role work beside it on the same databases."""
+def last_hour() -> list[int]:
+    """When the candles of the last sixty whole minutes opened."""
     now_ms = time.time_ns() // 1_000_000
-    first = now_ms - now_ms % MINUTE_MS - 60 * MINUTE_MS
-    minutes = [first + n * MINUTE_MS for n in range(60)]
+    return [now_ms - now_ms % MINUTE_MS - n * MINUTE_MS for n in range(60, 0, -1)]
+
+
+async def test_a_hole_is_told_once_and_its_end_is_told_after_a_restart(tmp_path: Path, server: NatsServer) -> None:
+    minutes = last_hour()
     heard: list[Msg] = []
 
     async def hear(message: Msg) -> None:
@@ -52,10 +55,8 @@ async def test_a_hole_is_told_once_by_whoever_leads_and_its_end_is_told_after_a_
 
     async with receiving() as hook, client_of(server) as client:
         await client.subscribe("alerts.>", cb=hear)
-        service = service_of(tmp_path / "one", server, alert_webhook_url=hook.url)
-        beside = {"data_dir": service.data_dir, "arguments": ["--role", "work"]}
-        other = service_of(tmp_path / "other", server, alert_webhook_url=hook.url, **beside)
-        async with running(service), running(other):
+        service = Service(tmp_path, nats_url=server.url, alert_webhook_url=hook.url, **QUICK)  # type: ignore[arg-type]
+        async with running(service):
             assert service.get("/health", pair="BTCUSDT").status_code == 404
             await feed(server.url, service, [candle(ms) for ms in minutes if ms != minutes[30]])
             await eventually(lambda: hook.said("firing", "hole"), within_s=20, what=service.said())
@@ -79,11 +80,8 @@ async def test_a_hole_is_told_once_by_whoever_leads_and_its_end_is_told_after_a_
             [gap] = service.page("/audit/log", kind="gap")["data"]
             assert (gap["severity"], gap["result"], gap["details"]["missing"]) == ("medium", "fail", 1)
 
-            leading = [one.figures().of("audit_leader_status") for one in (service, other)]
-            assert sum(leading) == 1
             await service.stop()
             sent_before = len(hook.posted)
-            await eventually(lambda: other.figures().of("audit_leader_status") == 1)
             await service.start()
             await eventually(lambda: service.page("/alerts")["data"])
             await feed(server.url, service, [candle(minutes[30])])
@@ -114,9 +112,8 @@ async def test_a_hole_is_told_once_by_whoever_leads_and_its_end_is_told_after_a_
                 "mttr_ms": summary["mttr_ms"],
             }
             assert service.page("/alerts")["data"] == []
-            await eventually(
-                lambda: sum(one.figures().of("audit_health_score", dataset="candle") for one in (service, other)) == 100
-            )  # by whoever leads
+            await eventually(lambda: service.figures().of("audit_health_score", dataset="candle") == 100)
+            assert service.figures().of("alert_deliveries_total", channel="webhook", outcome="sent") == 1
             points = [
                 one for one in service.page("/health/history", series=SERIES)["data"] if one["status"] != "unknown"
             ]
@@ -125,5 +122,35 @@ async def test_a_hole_is_told_once_by_whoever_leads_and_its_end_is_told_after_a_
             assert SECRET not in service.said() + service.command("config").decode()
             assert SECRET not in json.dumps(service.page("/alerts", state="all"))
             assert service.get("/health/readiness").json()["components"]["alerts"] == "healthy"
-            await other.stop()
             await service.stop()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, server: NatsServer, mongo_server: AnyServer, mysql_server: MySqlServer) -> Cluster:
+    lease = {"leader_election_timeout": 2, "leader_election_heartbeat_interval": 1}
+    return clusters.of(tmp_path, server.url, mongo_server, mysql_server, **QUICK, **lease)
+
+
+async def test_in_a_cluster_whoever_leads_tells_and_the_next_leader_goes_on(cluster: Cluster) -> None:
+    """Two replicas could tell. The one that did is killed; that the hole is over is told by the other."""
+    minutes = last_hour()
+    async with receiving() as hook, clusters.running(cluster):
+        (ingest, api), workers = await asyncio.gather(
+            cluster.start("ingest", "api"), cluster.start("work-1", "work-2", alert_webhook_url=hook.url)
+        )
+
+        def told() -> Any:
+            return api.page("/health", pair="BTCUSDT", period="1m")["health"]
+
+        async with connected(cluster.nats_url) as client:
+            await publish(client, ingest.subject, [candle(ms) for ms in minutes if ms != minutes[30]])
+            await eventually(lambda: hook.said("firing", "hole"), within_s=30)
+            await eventually(lambda: told()["gaps"] == 1, within_s=20)
+            [leader] = [one for one in workers if one.figures().of("audit_leader_status")]
+            await leader.kill()
+            await publish(client, ingest.subject, [candle(minutes[30])])
+        await eventually(lambda: hook.said("resolved", "hole"), within_s=30)
+        assert len(hook.said("firing", "hole")) == len(hook.said("resolved", "hole")) == 1
+        await eventually(lambda: (told()["gaps"], told()["completeness"]) == (0, 100.0), within_s=20)
+        assert api.page("/health/summary")["data"]["mttr_ms"] > 0
+        assert [one["state"] for one in api.page("/alerts", state="all", kind="hole")["data"]] == ["resolved"]
