@@ -87,7 +87,7 @@ def _summary(work: "Feeder") -> str:
 
 
 def _in_loop(work: Any) -> Any:
-    import uvloop
+    from data_manager.adapters.loop import Loop
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=Loop) as runner:
         return runner.run(work)

@@ -114,7 +114,7 @@ def _say_report(report: "ReplayReport", *, as_json: bool) -> None:
 
 def _in_loop(work: Coroutine[Any, Any, Any]) -> Any:
     """Run work to its end on uvloop; what it returns."""
-    import uvloop
+    from data_manager.adapters.loop import Loop
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=Loop) as runner:
         return runner.run(work)

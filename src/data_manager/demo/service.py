@@ -8,10 +8,9 @@ import asyncio
 import os
 import sys
 
-import uvloop
-
 from data_manager import app, settings
 from data_manager.adapters.clock import Pace, SystemClock
+from data_manager.adapters.loop import Loop
 
 
 def main() -> None:
@@ -19,7 +18,7 @@ def main() -> None:
     start_ms, since_s, speed = sys.argv[1:]
     SystemClock.pace = Pace(int(start_ms), float(since_s), float(speed))
     in_force = settings.load(os.environ)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=Loop) as runner:
         runner.run(app.run(in_force, role="all", own_server=True, feeds=True, say=lambda line: print(line, flush=True)))  # noqa: T201 - the banner
 
 

@@ -124,7 +124,7 @@ class Line:
             )
 
     async def _connect(self) -> Socket:
-        socket = await opened(self._url, list(self.pulses), self._clock, self._take, self.attempts)
+        socket = await opened(self._url, list(self.pulses), self._clock, self._take)
         socket.due_s = socket.opened_s + self._rules.life_s - random.uniform(0, self._rules.life_jitter_s)
         self.sockets.append(socket)
         if self.attempts or len(self.sockets) == 1:

@@ -9,15 +9,12 @@ import re
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Any, Final
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 import msgspec
 from msgspec import Raw, Struct
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
-from data_manager.adapters.resolving import addresses_of
 from data_manager.domain.errors import Throttled, Unavailable
 from data_manager.ports import Clock
 from data_manager.ports_feed import Heard
@@ -184,24 +181,17 @@ class Socket:
             self._hand_over(Heard(self._clock.now_ms(), "", message))
 
 
-async def opened(
-    url: str, names: Sequence[str], clock: Clock, take: Callable[[Heard], None], attempt: int = 0
-) -> Socket:
-    """A socket that is subscribed; its messages go to take. Raises Unavailable, Throttled.
-
-    attempt: how many failed before; each tries the next one of the host's addresses.
-    """
+async def opened(url: str, names: Sequence[str], clock: Clock, take: Callable[[Heard], None]) -> Socket:
+    """A socket that is subscribed; its messages go to take. Raises Unavailable, Throttled."""
     assert len(names) <= STREAMS_MAX, "one more ends the socket"
     try:
-        async with asyncio.timeout(_OPEN_S):
-            where = await _where(url, attempt)
         connection = await connect(
-            url, **where, compression=None, open_timeout=_OPEN_S, ping_interval=_PING_S, ping_timeout=_PING_S,
+            url, compression=None, open_timeout=_OPEN_S, ping_interval=_PING_S, ping_timeout=_PING_S,
             close_timeout=_CLOSE_S, max_size=_FRAME_BYTES_MAX, max_queue=_FRAMES_WAITING_MAX,
         )  # fmt: skip
     except InvalidStatus as error:
         raise _refused(url, error) from error
-    except (Unavailable, OSError, TimeoutError, WebSocketException, ValueError) as error:  # ValueError: sent elsewhere
+    except (OSError, TimeoutError, WebSocketException, ValueError) as error:  # ValueError: sent elsewhere
         raise Unavailable(f"cannot connect to {url}: {_in_words(error)}") from error
     socket = Socket(connection, names, clock, take)
     try:
@@ -210,16 +200,6 @@ async def opened(
         await socket.drop()
         raise
     return socket
-
-
-async def _where(url: str, attempt: int) -> dict[str, Any]:
-    """The address to connect to. A proxy, where the environment names one, looks the name up itself."""
-    if getproxies():
-        return {}
-    parts = urlsplit(url)
-    port = parts.port or (443 if parts.scheme == "wss" else 80)
-    found = await addresses_of(parts.hostname or "", port)
-    return {"host": found[attempt % len(found)], "port": port}
 
 
 def _time_of(data: bytes) -> int | None:
