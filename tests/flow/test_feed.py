@@ -260,6 +260,33 @@ async def test_a_stream_that_stalls_on_a_socket_that_lives_gets_another_socket(t
     assert told[-1] == "speaks again"
 
 
+async def test_a_socket_that_delivers_later_and_later_is_replaced(tmp_path: Path) -> None:
+    """TCP delays everything and drops nothing; judged against its own best, so that clocks may disagree."""
+    async with feeding(tmp_path, ["BTCUSDT"], ["markPrice@1s", "aggTrade"], speed=20) as rig:
+        await rig.all_speak()
+        rig.fault("skew", skew_ms=-3_600_000)
+        await rig.forward(5)
+        [line] = rig.feed.lines
+        assert line.replaced["behind"] <= 1, "a clock that is set is noticed once"
+        rig.exchange.faults.clear()
+        before = line.replaced["behind"]
+        await rig.forward(65)
+        rig.fault("late", streams="btcusdt@markPrice@1s", delay_ms=20_000)
+        await eventually(lambda: line.replaced["behind"] > before, what=f"{rig.feed.facts()}")
+        assert line.cuts == 0
+
+
+async def test_the_other_markets_have_one_address_for_all_streams() -> None:
+    async with Exchange(Plan(port=0, symbols=("BTCUSDT",)), WallClock()).serving() as address:
+        streams = streams_of("spot", ["BTCUSDT"], ["bookTicker", "trade"])
+        feed = BinanceFeed(address.replace("http", "ws"), streams, WallClock(), rules=LASTING)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(feed.run())
+            await eventually(lambda: feed.heard["bookTicker"] > 3)
+            assert [line.route for line in feed.lines] == [""]
+            feed.stop()
+
+
 async def test_a_name_nobody_knows_is_acknowledged_and_named_as_never_heard(tmp_path: Path) -> None:
     async with feeding(tmp_path, ["BTCUSDT", "NOSUCHUSDT"], ["markPrice@1s"], speed=40) as rig:
         await eventually(lambda: rig.feed.facts()["never_heard"] == ["nosuchusdt@markPrice@1s"])
