@@ -52,7 +52,8 @@ class Past(NamedTuple):
 
 @asynccontextmanager
 async def past(folder: Path, *symbols: str, api_key: str | None = "key", **plan: Any) -> AsyncIterator[Past]:
-    """An exchange with these symbols, and its past."""
+    """An exchange with these symbols and little trade, and its past."""
+    plan.setdefault("activity", 0.2)
     access_of = plan.pop("access", {})
     async with asyncio.timeout(60), running(*symbols, **plan) as exchange:
         access = Access(um=exchange.address, archive=exchange.address, api_key=api_key, timeout_s=10, **access_of)
