@@ -65,10 +65,11 @@ def test_everything_is_found_and_nothing_else(shell: Shell) -> None:
 def test_recordings_are_tested_too(shell: Shell, recordings: Path) -> None:
     file = path_of(recordings, "um", "2021-07-22_sushi-akro-keep-ctk")
     only = [word for name in (*REQUIRED, "mislabel") for word in ("--only", name)]
-    code, out, err = shell("--recording", str(file), "--json", *only)
+    code, out, err = shell(str(file), "--json", *only)
     scores = {one["fault"]: one for one in json.loads(out)["scores"]}
     assert code == 0, err
     assert all(scores[name]["recall"] == 1 for name in REQUIRED)
+    assert json.loads(out)["messages"] == 1_535
     assert (scores["mislabel"]["put"], scores["mislabel"]["recall"]) == (0, None), "it has no books without a symbol"
 
 

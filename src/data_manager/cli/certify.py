@@ -215,8 +215,9 @@ def _say_proofs(proofs: "list[Proof]") -> None:
             typer.echo(f"error: {one.series}: {_told(one, mismatch)}", err=True)
         if len(one.mismatches) > _SHOWN_MAX:
             typer.echo(f"and {len(one.mismatches) - _SHOWN_MAX:,} more: --json names all", err=True)
-        if one.status == "let_go":
-            typer.echo(f"{one.series}: its rows went by retention: nothing can be proven of them any more", err=True)
+    gone = sum(one.status == "let_go" for one in proofs)
+    if gone:
+        typer.echo(f"{gone:,} of rows that went by retention: nothing can be proven of them any more", err=True)
     rate = speed(proofs)
     pace = "" if rate is None else f" at {rate:,.0f} rows/s"
     typer.echo(f"{sum(one.rows for one in proofs):,} rows read{pace}", err=True)

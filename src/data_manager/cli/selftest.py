@@ -26,6 +26,9 @@ _MINUTES, _MINUTES_SHORT = 20, 14
 
 @selftests.command("selftest")
 def selftest(
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Recordings, as --recording names them.", show_default=False)
+    ] = None,
     seed: Annotated[int, typer.Option(help="Chooses what goes wrong, and the generated market.")] = 1,
     recording: Annotated[
         list[Path] | None,
@@ -53,10 +56,8 @@ def selftest(
     tolerance = in_force.min_gap_size_seconds if tolerance_s is None else tolerance_s
     minutes = _MINUTES_SHORT if short else _MINUTES
     quiet_logs()
-    work = selftest_of(
-        seed, recording or [], market or in_force.market, only or [], minutes=minutes, tolerance_s=tolerance
-    )
-    done = asyncio.run(work)
+    tapes, of = [*(recording or ()), *(files or ())], market or in_force.market
+    done = asyncio.run(selftest_of(seed, tapes, of, only or [], minutes=minutes, tolerance_s=tolerance))
     if as_json:
         say_json({"passed": done.passed, **_facts(done)})
     else:

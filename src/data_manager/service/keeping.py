@@ -56,6 +56,9 @@ class Keeping:
         self._certifies = settings.enable_certifier
         self._retains = settings.enable_retention
         self._interval_s = settings.retention_interval
+        self._retains_from_s = (
+            CLOCK.monotonic_s() + self._interval_s
+        )  # so that the audit may look first, and people too
         self._meta = meta
         self._campaign = campaign
 
@@ -114,6 +117,8 @@ class Keeping:
             _log.info("certified", days=done.issued, waiting=done.waiting)
 
     async def _retain(self) -> bool:
+        if CLOCK.monotonic_s() < self._retains_from_s:
+            return False
         try:
             return await self._campaign.lead(self._retain_as)
         except ClockJumped:

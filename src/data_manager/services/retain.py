@@ -45,7 +45,7 @@ DOUBLED: Final = "told_once"
 
 _TRIES: Final = 5
 _BEGUN_MAX: Final = 1_000
-_WAITING_MAX: Final = 100_000  # pieces of which we remember until when they wait
+_WAITING_MAX: Final = 10_000  # pieces of a series of which we remember when the newest row came
 _JUMP_MS: Final = HOUR_MS
 _SETTLED_S: Final = 86_400.0
 _log = structlog.get_logger(__name__)
@@ -118,7 +118,8 @@ class Retention:
         self._by = by
         self._rows_max = rows_max
         self._turn = asyncio.Lock()
-        self._waits_until: dict[tuple[Series, int], int] = {}
+        self._received_ms: dict[Series, dict[int, int]] = {}  # when the newest row of a piece that waits came
+        self._quiet: dict[Series, tuple[int, int]] = {}
         self._steady = _Steady(clock)
 
     def kept_days(self, series: Series) -> int | None:
@@ -180,10 +181,10 @@ class Retention:
 
     # ---- what is due -----------------------------------------------------------------------------------------------
 
-    async def due(self, series: Series, now_ms: int) -> AsyncIterator[Span]:
-        """Pieces that hold rows and are older than the retention by their own time, the oldest first."""
-        days, extent = self.kept_days(series), await self._store.extent(series)
-        if days is None or extent is None:
+    async def due(self, series: Series, days: int, now_ms: int) -> AsyncIterator[Span]:
+        """Pieces that hold rows and are older than so many days by their own time, the oldest first."""
+        extent = await self._store.extent(series)
+        if extent is None:
             return
         limit_ms, row_ms = now_ms - days * DAY_MS, extent.first_ms
         while True:
@@ -201,8 +202,8 @@ class Retention:
 
     async def waits(self, series: Series, piece: Span, limit_ms: int) -> bool:
         """Whether some of its rows were received too lately to go. Asked once, then remembered."""
-        at = series, piece.start_ms
-        if self._waits_until.get(at, limit_ms) > limit_ms:
+        known = self._received_ms.setdefault(series, {})
+        if known.get(piece.start_ms, limit_ms) > limit_ms:
             return True
         newest_ms = 0
         names = [*DATASETS[series.dataset].audited_columns, "received_ms"]
@@ -210,12 +211,26 @@ class Retention:
             received = page.columns["received_ms"]
             assert isinstance(received, Ints)
             newest_ms = max(newest_ms, int(received.values.max()))
-        self._waits_until.pop(at, None)
+        known.pop(piece.start_ms, None)
         if newest_ms <= limit_ms:
             return False
-        if len(self._waits_until) < _WAITING_MAX:
-            self._waits_until[at] = newest_ms
+        if len(known) < _WAITING_MAX:
+            known[piece.start_ms] = newest_ms
         return True
+
+    def quiet(self, series: Series, now_ms: int) -> int | None:
+        """How many pieces wait, where it is known that nothing else is to be done; None where one has to look."""
+        until_ms, waiting = self._quiet.get(series, (0, 0))
+        return waiting if now_ms < until_ms else None
+
+    def note_quiet(self, series: Series, waiting: int, days: int, now_ms: int) -> None:
+        """Nothing went, and so many pieces wait: until the first of them may go, or the next day is old enough.
+
+        What comes into days of long ago meanwhile came lately, and would wait too.
+        """
+        until_ms = (now_ms // DAY_MS + 1) * DAY_MS
+        free_ms = [newest_ms + days * DAY_MS for newest_ms in self._received_ms.get(series, {}).values()]
+        self._quiet[series] = min([until_ms, *free_ms]), waiting
 
 
 class _Run:
@@ -248,17 +263,24 @@ class _Run:
 
     async def of(self, series: Series) -> bool:
         """Everything due of one series; False when the run may let no more go."""
-        now_ms = self._clock.now_ms()
-        days = self._retention.kept_days(series)
+        now_ms, days = self._clock.now_ms(), self._retention.kept_days(series)
+        if days is None:
+            return True
+        quiet = None if self._force else self._retention.quiet(series, now_ms)
+        if quiet is not None:
+            self._waiting += quiet
+            return True
+        waiting, done = self._waiting, len(self._pieces) + len(self._failed)
         try:
-            async for piece in self._retention.due(series, now_ms):
-                assert days is not None
+            async for piece in self._retention.due(series, days, now_ms):
                 if self._rows >= self._retention._rows_max:
                     self._capped = True
                     return False
                 await self._piece(series, piece, days, now_ms)
         except Corrupt as error:
             self._fail(series, error)
+        if done == len(self._pieces) + len(self._failed) and not self._force:
+            self._retention.note_quiet(series, self._waiting - waiting, days, now_ms)
         return True
 
     async def _piece(self, series: Series, piece: Span, days: int, now_ms: int) -> None:

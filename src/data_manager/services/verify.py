@@ -173,6 +173,6 @@ async def kept(truth: TruthStore, certificate_id: str) -> Certificate:
 
 
 def speed(proofs: Sequence[Proof]) -> float | None:
-    """Rows per second over all of them; None when that was too quick to tell."""
+    """Rows per second over all of them; None when there were none, or it was too quick to tell."""
     seconds = sum(one.seconds for one in proofs)
-    return sum(one.rows for one in proofs) / seconds if seconds else None
+    return sum(one.rows for one in proofs) / seconds or None if seconds else None

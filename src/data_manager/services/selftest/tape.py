@@ -7,6 +7,7 @@ mark price every second. The same seed gives the same bytes.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
@@ -69,8 +70,8 @@ def recorded(files: Sequence[Path]) -> list[Message]:
 def told(
     messages: Sequence[Message], decode: Decode, dataset_of: Callable[[Event], Dataset], market: str
 ) -> list[Told]:
-    """The events of messages that hold exactly one."""
-    found = []
+    """The events of messages that hold exactly one, of those told once: what comes again is not lost with a message."""
+    found: list[Told] = []
     for at, message in enumerate(messages):
         outcomes = decode(message.payload, message.at_ms)
         if len(outcomes) == 1 and isinstance(outcomes[0], Event):
@@ -81,7 +82,8 @@ def told(
             key, time_ms = getattr(event, dataset.key[0]), getattr(event, dataset.time)
             timed = getattr(event, "clock", "venue") == "venue"
             found.append(Told(at, series, dataset, key, time_ms, closed, timed))
-    return found
+    times = Counter((one.series, one.key) for one in found if one.closed)
+    return [one for one in found if not one.closed or times[one.series, one.key] == 1]
 
 
 def _framed(stream: str | None, data: bytes) -> bytes:
