@@ -102,7 +102,6 @@ def rows_of(answer: list[Fetched]) -> Batch:
 
 
 def facts(batch: Batch) -> list[dict[str, Any]]:
-    """Its rows without who brought them and when."""
-    return [
-        {name: value for name, value in row.items() if name not in ("received_ms", "origin")} for row in batch.rows()
-    ]
+    """Its rows without who brought them and when, and when the venue said so."""
+    ours = {"received_ms", "origin", "event_ms"} - {*batch.dataset.key}
+    return [{name: value for name, value in row.items() if name not in ours} for row in batch.rows()]

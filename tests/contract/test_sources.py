@@ -32,21 +32,21 @@ async def told(one: Past, path: str, **params: Any) -> Any:
 def candle(row: list[Any]) -> dict[str, Any]:
     names = ("open_ms", "open", "high", "low", "close", "volume", "close_ms", "quote_volume", "trades", "taker_buy_volume", "taker_buy_quote_volume")  # fmt: skip
     return dict(zip(names, row, strict=False)) | {
-        "closed": True, "first_trade_id": None, "last_trade_id": None, "event_ms": None,
+        "closed": True, "first_trade_id": None, "last_trade_id": None,
     }  # fmt: skip
 
 
 def aggregate(row: dict[str, Any]) -> dict[str, Any]:
     return {
         "agg_id": row["a"], "price": row["p"], "quantity": row["q"], "plain_quantity": row["nq"], "first_trade_id": row["f"],
-        "last_trade_id": row["l"], "traded_ms": row["T"], "buyer_is_maker": row["m"], "event_ms": None,
+        "last_trade_id": row["l"], "traded_ms": row["T"], "buyer_is_maker": row["m"],
     }  # fmt: skip
 
 
 def trade(row: dict[str, Any]) -> dict[str, Any]:
     return {
         "trade_id": row["id"], "price": row["price"], "quantity": row["qty"], "traded_ms": row["time"],
-        "buyer_is_maker": row["isBuyerMaker"], "kind": None, "event_ms": None,
+        "buyer_is_maker": row["isBuyerMaker"], "kind": None,
     }  # fmt: skip
 
 
@@ -54,7 +54,7 @@ def settlement(row: dict[str, Any]) -> dict[str, Any]:
     slot_ms = row["fundingTime"] // HOUR * HOUR
     return {
         "slot_ms": slot_ms, "rate_type": "Regular", "funding_ms": row["fundingTime"], "funding_rate": row["fundingRate"],
-        "mark_price": row["markPrice"] or None, "event_ms": None,
+        "mark_price": row["markPrice"] or None,
     }  # fmt: skip
 
 

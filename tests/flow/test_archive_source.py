@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from data_manager.adapters.binance.sources import Access, open_archive
+from data_manager.adapters.store.embedded import EmbeddedStore
 from data_manager.domain.dataset import Series
 from data_manager.domain.errors import BadSetting, Corrupt, Unavailable
 from data_manager.domain.span import Span
@@ -60,8 +61,9 @@ async def test_files_out_of_order_doubled_without_header_in_microseconds_give_th
                 await one.exchange.client.delete(f"/control/faults/{fault}")
 
 
-async def test_a_file_published_again_is_told_with_its_earlier_digest(tmp_path: Path) -> None:
+async def test_a_file_published_again_is_told_and_its_rows_are_revisions(tmp_path: Path) -> None:
     async with past(tmp_path, "SOLUSDT") as one:
+        store = EmbeddedStore(tmp_path / "store", 1 << 24)
         span = (TODAY - DAY, TODAY)
         first = await asked(one, CANDLES, *span)
         again = await asked(one, CANDLES, *span)
@@ -71,10 +73,17 @@ async def test_a_file_published_again_is_told_with_its_earlier_digest(tmp_path: 
         revised = await asked(one, CANDLES, *span)
         assert revised[0].evidence["republished"] == first[0].evidence["sha256"]
         old, new = facts(rows_of(first)), facts(rows_of(revised))
-        assert [row["open_ms"] for row, other in zip(old, new, strict=True) if row != other] == [
+        assert [row["open_ms"] for row, other in zip(old, new, strict=True) if row["close"] != other["close"]] == [
             TODAY - HOUR + minute * MINUTE for minute in range(60)
         ]
-        assert "republished" not in (await asked(one, CANDLES, *span))[0].evidence, "told once"
+        part = await asked(one, CANDLES, TODAY - HOUR, TODAY)
+        assert "republished" not in part[0].evidence, "told until all of it was asked for"
+        receipts = [await store.append(rows_of(answer)) for answer in (first, again, revised, part, first)]
+        assert [(one.new, one.changed, one.duplicate) for one in receipts] == [
+            (1_440, 0, 0), (0, 0, 1_440), (0, 60, 1_380), (0, 0, 60), (0, 0, 1_440),
+        ]  # fmt: skip
+        assert facts(await store.scan(CANDLES))[-1]["close"] == new[-1]["close"]
+        await store.close()
 
 
 async def test_a_month_that_lacks_days_is_completed_by_those_days(tmp_path: Path) -> None:

@@ -157,7 +157,10 @@ class _Fetch:
         return _Small(taken, *await self._whole(taken, part))
 
     async def _read(self, found: Taken | _Small, part: Span) -> AsyncGenerator[Fetched, None]:
-        """The rows of a file in part; afterwards it is known as taken in, and gone from the disk."""
+        """The rows of a file in part; afterwards it is known as taken in, and gone from the disk.
+
+        Of a file that was published again the earlier version stays known until all of the new one was asked for.
+        """
         if isinstance(found, _Small):
             taken = found.taken
             one = reading.fetched(part, found.whole.packed, taken, found.whole.survey)
@@ -167,7 +170,8 @@ class _Fetch:
             async with aclosing(self._worked(reading.read_stretches(taken, part, self._word))) as pieces:
                 async for one in pieces:
                     yield one
-        await self._taker.keep(taken)
+        if "republished" not in taken.evidence or part == taken.file.span:
+            await self._taker.keep(taken)
         await asyncio.to_thread(taken.table.path.unlink, missing_ok=True)
 
     async def _whole(self, taken: Taken, part: Span) -> tuple[Whole, Evidence]:

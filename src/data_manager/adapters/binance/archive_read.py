@@ -107,4 +107,6 @@ def with_index_prices(packed: Packed, indexes: Batch) -> Packed:
 
 
 def _origin(taken: Taken, word: str) -> Origin:
-    return Origin(taken.file.series, f"{word} {taken.file.name}".lstrip(), taken.answered_ms, taken.table.per_ms)
+    revised_ms = taken.answered_ms if "republished" in taken.evidence else None
+    name = f"{word} {taken.file.name}".lstrip()
+    return Origin(taken.file.series, name, taken.answered_ms, taken.table.per_ms, revised_ms)

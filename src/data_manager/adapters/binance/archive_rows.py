@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from data_manager.domain.batch import Batch, Packed, checked
 from data_manager.domain.columns import Column, Flags, Ints, Mask, Texts
-from data_manager.domain.dataset import Field, Kind, Series
+from data_manager.domain.dataset import Field, Keep, Kind, Series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.decimals import Decimals, parse_array
 from data_manager.domain.time import EARLIEST_MS, HOUR_MS, LATEST_MS
@@ -83,12 +83,16 @@ LAYOUTS: Final[Mapping[str, Layout]] = {
 
 
 class Origin(Struct, frozen=True):
-    """Whose rows these are, who brought them and when, and the unit of their times: so many are a millisecond."""
+    """Whose rows these are, who brought them and when, and the unit of their times: so many are a millisecond.
+
+    revised_ms: when a later version of the file said so, which outranks what earlier ones said.
+    """
 
     series: Series
     word: str
     received_ms: int
     per_ms: int
+    revised_ms: int | None = None
 
 
 def unit_of(value: int) -> int | None:
@@ -110,7 +114,7 @@ def batch_of(lines: Lines, layout: Layout, origin: Origin) -> Packed:
             for row, rule in bad.items():
                 broken.setdefault(row, (field.name, rule))
         elif field.name not in layout.derived:
-            columns[field.name] = _told_by_us(field, count, origin)
+            columns[field.name] = _told_by_us(field, count, origin, dataset.on_conflict)
     columns |= {name: derive(columns) for name, derive in layout.derived.items()}
     ordered = {field.name: columns[field.name] for field in dataset.fields}
 
@@ -149,8 +153,10 @@ def _flags(texts: Any) -> tuple[Flags, dict[int, str]]:
     return Flags(yes), dict.fromkeys(np.flatnonzero(~(yes | no)).tolist(), "must be true or false")
 
 
-def _told_by_us(field: Field, count: int, origin: Origin) -> Column:
+def _told_by_us(field: Field, count: int, origin: Origin, keep: Keep) -> Column:
     """A column the archive does not have: ours, or absent."""
+    if field.name == "event_ms" and keep is Keep.FINAL and origin.revised_ms is not None:
+        return Ints(np.full(count, origin.revised_ms, np.int64))
     if field.name == "origin":
         return Texts.constant(origin.word, count)
     if field.name == "received_ms":
