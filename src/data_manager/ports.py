@@ -1,6 +1,6 @@
 """The five ports: what the services need from the outside, and what every adapter promises.
 
-Bus, SeriesStore, MetaStore and Clock are here; Source arrives with backfill. No driver type crosses a port: adapters
+Bus, SeriesStore, MetaStore and Clock are here; Source is in ports_source.py. No driver type crosses a port: adapters
 translate their driver's errors at their own door (Unavailable, Conflict, Corrupt).
 """
 
