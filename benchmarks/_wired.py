@@ -12,12 +12,12 @@ from data_manager.adapters.bus.publisher import open_publisher
 from data_manager.adapters.clock import SystemClock
 from data_manager.domain.batch import Batch
 from data_manager.ports import Bus, DeadLetter
-from data_manager.services.burying import KeepDead
-from data_manager.services.dropping import Losses
+from data_manager.services.dead_letters.burying import KeepDead
 from data_manager.services.ingest import Append, Ports
-from data_manager.services.labels import Labels
-from data_manager.services.screen import Screen
-from data_manager.services.shedding import Shedding
+from data_manager.services.ingesting.dropping import Losses
+from data_manager.services.ingesting.labels import Labels
+from data_manager.services.ingesting.screen import Screen
+from data_manager.services.ingesting.shedding import Shedding
 from data_manager.services.watch import Watch
 from data_manager.telemetry import Tally
 

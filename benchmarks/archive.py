@@ -34,7 +34,7 @@ from data_manager.adapters.store.embedded import EmbeddedStore
 from data_manager.domain.dataset import Series
 from data_manager.domain.span import Span
 from data_manager.domain.time import DAY_MS, MINUTE_MS, next_open_ms, parse_time
-from data_manager.ports_source import Wanted
+from data_manager.ports.source import Wanted
 
 _START_MS = parse_time("2024-01-01")
 _ROWS_AT_ONCE = 20_000  # as a job appends them

@@ -34,8 +34,8 @@ from data_manager.adapters.binance.wire import DATASET_OF
 from data_manager.adapters.bus.nats_server import NatsServer
 from data_manager.adapters.store.embedded import EmbeddedStore
 from data_manager.service.running import tune_interpreter
-from data_manager.services.buffer import Buffer, Limits
 from data_manager.services.ingest import ingest
+from data_manager.services.ingesting.buffer import Buffer, Limits
 from data_manager.telemetry import Tally
 
 _QUIET_S = 0.002

@@ -36,8 +36,8 @@ from data_manager.domain.batch import Batch
 from data_manager.domain.columns import Ints
 from data_manager.ports import Receipt
 from data_manager.service.running import tune_interpreter
-from data_manager.services.buffer import Buffer, Limits
 from data_manager.services.ingest import ingest
+from data_manager.services.ingesting.buffer import Buffer, Limits
 from data_manager.telemetry import Tally
 
 _STREAM = "LATENCY"

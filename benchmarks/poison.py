@@ -28,9 +28,9 @@ from data_manager.adapters.meta.sql import SqlMetaStore, open_meta
 from data_manager.adapters.store.embedded import EmbeddedStore
 from data_manager.ports import DeadLetter
 from data_manager.service.running import tune_interpreter
-from data_manager.services.buffer import Buffer, Limits
-from data_manager.services.dead_log import DeadLetterLog
+from data_manager.services.dead_letters.log import DeadLetterLog
 from data_manager.services.ingest import ingest
+from data_manager.services.ingesting.buffer import Buffer, Limits
 from data_manager.telemetry import Tally
 
 _LETTERS_MAX = 10_000

@@ -22,7 +22,7 @@ from data_manager.adapters.clock import SystemClock
 from data_manager.domain.dataset import Series
 from data_manager.domain.span import Span
 from data_manager.domain.time import DAY_MS, MINUTE_MS
-from data_manager.ports_source import Wanted
+from data_manager.ports.source import Wanted
 from data_manager.simulator.clock import ExchangeClock
 
 _SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT", "XRPUSDT", "ADAUSDT", "LTCUSDT")

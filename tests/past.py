@@ -13,7 +13,7 @@ from data_manager.domain.batch import Batch, joined, settle
 from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.span import Span
-from data_manager.ports_source import Fetched, Offer, Source, Wanted
+from data_manager.ports.source import Fetched, Offer, Source, Wanted
 from tests.simulator.exchange import Running, running
 
 

@@ -17,7 +17,7 @@ from data_manager.domain.errors import DataManagerError
 from data_manager.domain.events import Event
 from data_manager.domain.span import Span, intersection
 from data_manager.domain.time import HOUR_MS
-from data_manager.ports_source import Fetched, Offer, Wanted
+from data_manager.ports.source import Fetched, Offer, Wanted
 from tests.servers import WallClock
 
 EVER = Span(0, 4_000_000_000_000)

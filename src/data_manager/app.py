@@ -28,18 +28,18 @@ if TYPE_CHECKING:
     from data_manager.adapters.bus.nats_server import NatsServer
     from data_manager.domain.job import Choice, Job
     from data_manager.domain.span import Span
-    from data_manager.ports_source import Source
+    from data_manager.ports.source import Source
     from data_manager.service.errand import Asked, Tell
     from data_manager.service.feeding import Feeder
     from data_manager.service.ingesting import Ingesting
     from data_manager.service.mending import Past
     from data_manager.service.running import Parts, Role
     from data_manager.services.databases import Databases
-    from data_manager.services.dropping import Losses
+    from data_manager.services.ingesting.dropping import Losses
+    from data_manager.services.keeping.retain import Retained
     from data_manager.services.reconciling import Reconciled
     from data_manager.services.replay import ReplayProgress, ReplayReport
     from data_manager.services.reporting import Reporter
-    from data_manager.services.retain import Retained
 
 _log = structlog.get_logger(__name__)
 _CLOCK = SystemClock()
@@ -186,7 +186,7 @@ async def _open_ingesting(
     from data_manager.adapters.bus.nats_stream import StreamOptions
     from data_manager.adapters.bus.opening import open_bus
     from data_manager.service.ingesting import Ingesting
-    from data_manager.services.dropping import Losses
+    from data_manager.services.ingesting.dropping import Losses
 
     losses = Losses(Decoder(settings.market), DATASET_OF, settings.market, _CLOCK)
     bus = open_bus(
@@ -356,8 +356,8 @@ async def retain(
     """Let go of what is older than its retention, where no service does it; see service/keeping.py."""
     from data_manager.adapters.meta.sql import open_meta
     from data_manager.service.keeping import retain_alone, retention_of
-    from data_manager.services.certify import Certifier
     from data_manager.services.conditions import Conditions
+    from data_manager.services.keeping.certify import Certifier
     from data_manager.services.reporting import Reporter
 
     async with AsyncExitStack() as stack:

@@ -20,9 +20,9 @@ from data_manager.domain.locate import Mismatch
 from data_manager.domain.span import Span
 from data_manager.domain.time import DAY_MS
 from data_manager.ports import SeriesStore
-from data_manager.services.certify import Certifier
 from data_manager.services.conditions import Conditions
-from data_manager.services.verify import verify
+from data_manager.services.keeping.certify import Certifier
+from data_manager.services.keeping.verify import verify
 from tests.contract.rows import BASE_MS, candle, depth_update, liquidation, trade
 from tests.memory import MemoryStore
 

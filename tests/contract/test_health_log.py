@@ -18,8 +18,8 @@ from data_manager.domain.span import Span
 from data_manager.domain.time import DAY_MS, HOUR_MS
 from data_manager.domain.truth import Mark, TruthChange
 from data_manager.ports import LeaseLost
-from data_manager.ports_alerts import LiveHoles, OpenFindings
-from data_manager.ports_health import AuditNote, HealthRow
+from data_manager.ports.alerts import LiveHoles, OpenFindings
+from data_manager.ports.health import AuditNote, HealthRow
 from tests.mysql_server import FreshDatabase
 
 HOUR = 1_700_000_000_000 - 1_700_000_000_000 % HOUR_MS

@@ -12,7 +12,7 @@ from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.span import Span
 from data_manager.domain.time import parse_time
-from data_manager.ports_source import Wanted
+from data_manager.ports.source import Wanted
 from tests.past import Past, facts, fetched, past, pieces, rows_of
 from tests.simulator.exchange import DAY, HOUR, MINUTE, NOW
 

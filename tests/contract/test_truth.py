@@ -26,7 +26,7 @@ from data_manager.domain.retention import LetGo
 from data_manager.domain.span import Span
 from data_manager.domain.truth import Mark, SeriesTruth, TruthChange
 from data_manager.ports import Lease, LeaseLost
-from data_manager.ports_truth import TruthStore
+from data_manager.ports.truth import TruthStore
 from tests.mysql_server import FreshDatabase
 
 NOW_MS = 1_700_000_000_000

@@ -10,8 +10,8 @@ from data_manager.adapters.binance.wire import DATASET_OF, Decoder
 from data_manager.domain.batch import STREAM, Batch, pack
 from data_manager.domain.dataset import Series
 from data_manager.ports import Dropped, Extent
-from data_manager.services.absence import Absences, Gap
-from data_manager.services.dropping import Losses
+from data_manager.services.ingesting.absence import Absences, Gap
+from data_manager.services.ingesting.dropping import Losses
 from tests.servers import WallClock
 
 BASE_MS = 1_700_000_000_000 - 1_700_000_000_000 % 60_000

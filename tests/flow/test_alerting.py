@@ -24,7 +24,7 @@ from data_manager.domain.health import Freshness, Repair, health
 from data_manager.domain.ledger import HoleState, LedgerEntry
 from data_manager.domain.truth import Mark, TruthChange
 from data_manager.ports import LeaseLost
-from data_manager.ports_alerts import Channel, OpenFindings
+from data_manager.ports.alerts import Channel, OpenFindings
 from data_manager.services.alerting.sources import QUIET_MS, of_findings
 from data_manager.services.alerting.spine import Alerting
 from data_manager.services.alerting.telling import channel_facts

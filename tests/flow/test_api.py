@@ -34,9 +34,9 @@ from data_manager.domain.errors import BadQuery, Conflict, Corrupt, Unavailable
 from data_manager.domain.events import Depth, FundingRate, Number
 from data_manager.domain.time import iso
 from data_manager.ports import Records
+from data_manager.services.answering.formats import FORMATS
+from data_manager.services.answering.query import fetch, parse, words
 from data_manager.services.conditions import Conditions
-from data_manager.services.formats import FORMATS
-from data_manager.services.query import fetch, parse, words
 from tests.contract.rows import BASE_MS, batch_of, candle, liquidation, trade
 from tests.memory import MemoryStore
 

@@ -11,7 +11,7 @@ from data_manager.domain.dataset import Series
 from data_manager.domain.errors import BadSetting, Corrupt, Unavailable
 from data_manager.domain.span import Span
 from data_manager.domain.time import parse_time
-from data_manager.ports_source import Fetched, Offer, Wanted
+from data_manager.ports.source import Fetched, Offer, Wanted
 from tests.past import MemoryDigests, Past, facts, fetched, past, pieces, rows_of
 from tests.simulator.exchange import DAY, HOUR, MINUTE, NOW
 

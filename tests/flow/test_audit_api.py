@@ -13,9 +13,9 @@ from data_manager.api.app import Components, Readiness, create_app
 from data_manager.api.pages import condition_headers
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.span import Span
+from data_manager.services.answering.query import fetch, parse
 from data_manager.services.auditing.desk import Desk
 from data_manager.services.conditions import Condition, Conditions, answered_span
-from data_manager.services.query import fetch, parse
 from tests.contract.rows import BASE_MS, candle, depth_update, liquidation, trade
 from tests.flow.test_api import listening, no_facts
 from tests.flow.test_audit import MINUTES, TRADES, House, at, minutes

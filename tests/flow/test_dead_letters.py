@@ -14,8 +14,8 @@ from data_manager.adapters.bus.nats_server import NatsServer
 from data_manager.adapters.meta.sql import SqlMetaStore, open_meta
 from data_manager.domain.errors import Unavailable
 from data_manager.ports import DeadLetter
-from data_manager.services.dead_log import DeadLetterLog
-from data_manager.services.dead_replay import Reader, covers, replay, select, tried
+from data_manager.services.dead_letters.log import DeadLetterLog
+from data_manager.services.dead_letters.replay import Reader, covers, replay, select, tried
 from tests.conftest import eventually
 from tests.servers import SteppingClock, own_server, running_server
 from tests.service import Service, dead_letters, feed, running

@@ -30,7 +30,7 @@ from data_manager.adapters.bus.nats_server import NatsServer
 from data_manager.adapters.bus.outbox import NatsOutbox
 from data_manager.domain.events import Event
 from data_manager.ports import Clock
-from data_manager.ports_feed import Heard
+from data_manager.ports.feed import Heard
 from data_manager.service.feeding import Feeder
 from data_manager.simulator.app import Exchange, Plan
 from data_manager.simulator.faults import Fault

@@ -19,8 +19,8 @@ from data_manager.domain.dataset import Answer, Dataset, Field, Kind, Series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import BadQuery
 from data_manager.domain.time import EARLIEST_MS, LATEST_MS, iso
-from data_manager.services import formats
-from data_manager.services.formats import FORMATS
+from data_manager.services.answering import formats
+from data_manager.services.answering.formats import FORMATS
 
 TABLE = list(DATASETS.values())
 ODD_NUMBERS = [

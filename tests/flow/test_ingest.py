@@ -13,8 +13,8 @@ from data_manager.adapters.binance.wire import DATASET_OF, Decoder
 from data_manager.domain.batch import Batch
 from data_manager.domain.errors import Corrupt
 from data_manager.ports import BusState, DeadLetter, Delivery, Dropped, Receipt
-from data_manager.services.buffer import Buffer, Limits
 from data_manager.services.ingest import Ports, Shed, ingest
+from data_manager.services.ingesting.buffer import Buffer, Limits
 from data_manager.telemetry import Tally
 from tests.conftest import eventually
 from tests.memory import MemoryStore

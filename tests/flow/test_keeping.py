@@ -24,8 +24,8 @@ from data_manager.domain.span import Span
 from data_manager.domain.time import DAY_MS, HOUR_MS
 from data_manager.services.audit import Auditor
 from data_manager.services.auditing.desk import Desk
-from data_manager.services.certify import Certifier
-from data_manager.services.certify_days import MENDED_MS, SETTLED_MS, Certified, CertifyDays
+from data_manager.services.keeping.certify import Certifier
+from data_manager.services.keeping.days import MENDED_MS, SETTLED_MS, Certified, CertifyDays
 from data_manager.services.runs import Runs
 from tests.contract.rows import BASE_MS, batch_of, liquidation
 from tests.flow.test_api import listening, no_facts

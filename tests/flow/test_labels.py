@@ -14,8 +14,8 @@ from data_manager.domain.datasets import DATASETS
 from data_manager.domain.events import Event
 from data_manager.domain.finding import Finding, FindingKind
 from data_manager.domain.time import DAY_MS
-from data_manager.services.labels import Labels
-from data_manager.services.screen import Screen
+from data_manager.services.ingesting.labels import Labels
+from data_manager.services.ingesting.screen import Screen
 from tests.servers import SteppingClock
 
 NOW_MS = 1_700_000_000_000

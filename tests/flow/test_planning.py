@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from data_manager.domain.dataset import Series
 from data_manager.domain.span import Span, difference, intersection, union
-from data_manager.ports_source import Fetched, Offer, Wanted
+from data_manager.ports.source import Fetched, Offer, Wanted
 from data_manager.services.planning import by_cost, unoffered
 
 CANDLES = Wanted(series=Series("um", "candle", "BTCUSDT", "1m"), span=Span(0, 100))

@@ -13,7 +13,7 @@ from data_manager.domain.dataset import Series
 from data_manager.domain.errors import BadSetting, NotFound, Throttled, Unavailable
 from data_manager.domain.span import Span
 from data_manager.domain.time import parse_time
-from data_manager.ports_source import Offer, Wanted
+from data_manager.ports.source import Offer, Wanted
 from tests.conftest import eventually
 from tests.past import Past, fetched, past, pieces, rows_of
 from tests.simulator.exchange import DAY, HOUR, MINUTE, NOW

@@ -24,11 +24,11 @@ from data_manager.domain.span import Span
 from data_manager.domain.time import DAY_MS, HOUR_MS, MINUTE_MS, floor_open_ms
 from data_manager.ports import SeriesStore
 from data_manager.services.audit import Auditor
-from data_manager.services.certify import Certifier
 from data_manager.services.conditions import Conditions
+from data_manager.services.keeping.certify import Certifier
+from data_manager.services.keeping.retain import ClockJumped, Retained, Retention
+from data_manager.services.keeping.verify import chosen, kept, verify
 from data_manager.services.reporting import Reporter
-from data_manager.services.retain import ClockJumped, Retained, Retention
-from data_manager.services.verify import chosen, kept, verify
 from tests.contract.conftest import *  # noqa: F403 - the servers' fixtures
 from tests.contract.rows import BASE_MS, candle, depth_update, liquidation, trade
 from tests.flow.test_audit import SetClock

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from data_manager.domain.dataset import Dataset
 from data_manager.ports import StoreSizes
-from data_manager.services.buffer import Rows
-from data_manager.services.shedding import ORDER, Shedding
+from data_manager.services.ingesting.buffer import Rows
+from data_manager.services.ingesting.shedding import ORDER, Shedding
 from tests.conftest import eventually
 from tests.flow.test_ingest import Desk, ticker, trade
 from tests.flow.test_inspect import TRADE

@@ -20,9 +20,9 @@ from data_manager.domain.errors import Unavailable
 from data_manager.domain.events import Liquidation, Trade
 from data_manager.domain.finding import Finding, FindingKind, found
 from data_manager.ports import Bus, Clock, Delivery, Dropped
-from data_manager.services.buffer import Buffer, Limits
-from data_manager.services.dropping import Losses
 from data_manager.services.ingest import Ports, ingest
+from data_manager.services.ingesting.buffer import Buffer, Limits
+from data_manager.services.ingesting.dropping import Losses
 from data_manager.services.reporting import Reporter
 from data_manager.services.watch import Rules, Watch, left_open
 from data_manager.services.watched import Verdicts

@@ -38,8 +38,8 @@ from data_manager.ports import (
     SeriesStore,
     StoreSizes,
 )
-from data_manager.ports_alerts import LiveHoles, OpenFindings
-from data_manager.ports_health import AuditNote, Grain, HealthRow
+from data_manager.ports.alerts import LiveHoles, OpenFindings
+from data_manager.ports.health import AuditNote, Grain, HealthRow
 
 _log = structlog.get_logger(__name__)
 _WAIT_S, _WAIT_MAX_S = 0.2, 5.0

@@ -12,9 +12,9 @@ from data_manager.api.errors import DOCUMENTED
 from data_manager.api.routing import Endpoint, Header, Reply
 from data_manager.api.truth_asked import series_of, words_of
 from data_manager.domain.errors import BadQuery
-from data_manager.ports_alerts import AlertStore
+from data_manager.ports.alerts import AlertStore
 from data_manager.services.alerting.telling import alert_facts, channel_facts, message_facts
-from data_manager.services.query import OFFSET_MAX, whole
+from data_manager.services.answering.query import OFFSET_MAX, whole
 
 _PAGE_MAX: Final = 1_000
 _STATES: Final[Mapping[str, bool | None]] = {"firing": True, "resolved": False, "all": None}

@@ -35,10 +35,10 @@ from data_manager.domain.retention import Days
 from data_manager.ports import Clock, Records, SeriesStore
 from data_manager.services.auditing.desk import Desk
 from data_manager.services.backfilling.office import Office
-from data_manager.services.certify import Certifier
 from data_manager.services.conditions import Conditions
 from data_manager.services.health import HealthBook
-from data_manager.services.retain import ROWS_MAX
+from data_manager.services.keeping.certify import Certifier
+from data_manager.services.keeping.retain import ROWS_MAX
 from data_manager.services.runs import Runs
 
 

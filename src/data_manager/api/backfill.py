@@ -16,10 +16,10 @@ from data_manager.api.truth_asked import body_of, series_of, words_of
 from data_manager.domain.errors import BadQuery, Conflict
 from data_manager.domain.job import Job, JobState
 from data_manager.domain.time import parse_time
+from data_manager.services.answering.query import OFFSET_MAX, whole
 from data_manager.services.backfilling.asking import PRIORITY, require_choice, series_asked
 from data_manager.services.backfilling.office import Office
 from data_manager.services.backfilling.telling import job_facts
-from data_manager.services.query import OFFSET_MAX, whole
 
 JOBS_MAX: Final = 1_000
 """Jobs in one answer."""

@@ -16,11 +16,11 @@ from data_manager.domain.certificate import Certificate
 from data_manager.domain.errors import BadQuery
 from data_manager.domain.time import parse_time
 from data_manager.ports import Clock, Records, SeriesStore
-from data_manager.services.certify import Certifier
-from data_manager.services.query import OFFSET_MAX, whole
+from data_manager.services.answering.query import OFFSET_MAX, whole
+from data_manager.services.keeping.certify import Certifier
+from data_manager.services.keeping.telling import certificate_facts, proof_facts
+from data_manager.services.keeping.verify import Proof, kept, verify
 from data_manager.services.runs import Outcome, Runs, Tell
-from data_manager.services.telling_proofs import certificate_facts, proof_facts
-from data_manager.services.verify import Proof, kept, verify
 
 CERTIFICATES_MAX: Final = 1_000
 """Certificates in one answer."""

@@ -28,9 +28,9 @@ from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import BadQuery, Unavailable
 from data_manager.domain.levels import Levels
 from data_manager.ports import SeriesStore
+from data_manager.services.answering.formats import FORMATS, Format, require_format
+from data_manager.services.answering.query import Page, Query, fetch, parse
 from data_manager.services.conditions import Conditions, answered_span
-from data_manager.services.formats import FORMATS, Format, require_format
-from data_manager.services.query import Page, Query, fetch, parse
 
 NEWEST_ALONE = frozenset(("depth",))
 """Paths that answer the newest book alone when asked for nothing but a pair, as the first release did."""

@@ -14,7 +14,7 @@ from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import BadQuery
 from data_manager.domain.finding import FindingKind, kind_named
 from data_manager.ports import MetaStore
-from data_manager.services.query import OFFSET_MAX, whole
+from data_manager.services.answering.query import OFFSET_MAX, whole
 
 _FINDINGS_MAX: Final = 1_000
 _HEADERS: list[Header] = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]

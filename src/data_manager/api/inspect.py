@@ -12,7 +12,7 @@ from data_manager.api.errors import DOCUMENTED, ErrorBody
 from data_manager.api.routing import Endpoint, Header, Reply
 from data_manager.domain.errors import BadQuery, NotFound
 from data_manager.ports import MetaStore
-from data_manager.services.query import OFFSET_MAX, whole
+from data_manager.services.answering.query import OFFSET_MAX, whole
 
 AskIngest = Callable[[], Awaitable[dict[str, Any]]]
 

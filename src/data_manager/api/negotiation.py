@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import pyarrow as pa
 
-from data_manager.services.formats import FORMATS, Format
+from data_manager.services.answering.formats import FORMATS, Format
 
 COMPRESS_FROM_BYTES = 4_096
 _GZIP_LEVEL, _GZIP_WINDOW = 1, 31

@@ -13,9 +13,9 @@ from data_manager.domain.condition import range_facts, shares_text
 from data_manager.domain.dataset import Dataset
 from data_manager.domain.span import Span
 from data_manager.domain.time import iso
+from data_manager.services.answering.formats import Format, json_rows
+from data_manager.services.answering.query import Page, Query
 from data_manager.services.conditions import Condition
-from data_manager.services.formats import Format, json_rows
-from data_manager.services.query import Page, Query
 
 
 class Written(NamedTuple):

@@ -19,10 +19,10 @@ from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import BadQuery, Conflict
 from data_manager.domain.retention import Days, days_by_name
 from data_manager.ports import Records
-from data_manager.services.query import OFFSET_MAX, whole
-from data_manager.services.retain import TRANSFORMATION, Progress, Retained
+from data_manager.services.answering.query import OFFSET_MAX, whole
+from data_manager.services.keeping.retain import TRANSFORMATION, Progress, Retained
+from data_manager.services.keeping.telling import let_go_facts, retained_facts
 from data_manager.services.runs import Outcome, Runs, Tell
-from data_manager.services.telling_proofs import let_go_facts, retained_facts
 
 RECORDS_MAX: Final = 1_000
 """Records in one answer."""

@@ -1,8 +1,8 @@
 """A route that FastAPI documents and that answers without FastAPI's machinery in between.
 
 FastAPI resolves and validates every parameter of a call in Python, which costs more than our whole answer. Our routes
-read their query string with one function (services/query.py), so they take the request and give the answer; OpenAPI
-gets its parameters from the same table (schema.py).
+read their query string with one function (services/answering/query.py), so they take the request and give the answer;
+OpenAPI gets its parameters from the same table (schema.py).
 """
 
 from collections.abc import Awaitable, Callable

@@ -6,8 +6,8 @@ from typing import Any
 from data_manager.domain.condition import Condition
 from data_manager.domain.dataset import Answer, Dataset, Kind
 from data_manager.domain.time import INTERVALS_MS
-from data_manager.services.formats import FORMATS
-from data_manager.services.query import OFFSET_MAX, words
+from data_manager.services.answering.formats import FORMATS
+from data_manager.services.answering.query import OFFSET_MAX, words
 
 Schema = dict[str, Any]
 

@@ -19,10 +19,10 @@ from data_manager.domain.health import Grade, grade, overall, repairs
 from data_manager.domain.symbols import is_symbol
 from data_manager.domain.time import DAY_MS, HOUR_MS, iso, require_interval
 from data_manager.ports import Clock
-from data_manager.ports_health import Grain, HealthLog, HealthRow
+from data_manager.ports.health import Grain, HealthLog, HealthRow
+from data_manager.services.answering.query import OFFSET_MAX, whole
 from data_manager.services.health import HealthBook, SeriesHealth
 from data_manager.services.health_log import HOURS_KEPT_MS, POINTS_MAX, HealthPoint, history, row_of
-from data_manager.services.query import OFFSET_MAX, whole
 
 _AGE_MAX_S: Final = 5.0  # what is said of all series may be so old
 _PAGE_MAX: Final = 1_000

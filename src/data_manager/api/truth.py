@@ -25,11 +25,11 @@ from data_manager.domain.errors import BadQuery, NotFound
 from data_manager.domain.ledger import LedgerEntry
 from data_manager.domain.truth import Mark, SeriesTruth
 from data_manager.ports import Clock
-from data_manager.ports_truth import TruthStore
+from data_manager.ports.truth import TruthStore
+from data_manager.services.answering.query import OFFSET_MAX, whole
 from data_manager.services.auditing.desk import HOLES_MAX, Asked, Desk, audit_facts
 from data_manager.services.auditing.entering import RULE_VERSION
 from data_manager.services.conditions import Conditions
-from data_manager.services.query import OFFSET_MAX, whole
 
 _HEADERS: list[Header] = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
 _ERRORS: Final[dict[int | str, dict[str, Any]]] = {code: DOCUMENTED[code] for code in (422, 503)}

@@ -21,8 +21,8 @@ from data_manager.domain.errors import BadQuery
 from data_manager.domain.span import Span
 from data_manager.domain.time import DAY_MS, iso
 from data_manager.ports import Clock, Records
+from data_manager.services.answering.query import OFFSET_MAX, whole
 from data_manager.services.conditions import Conditions
-from data_manager.services.query import OFFSET_MAX, whole
 
 SERIES_MAX: Final = 2_000
 DAYS_MAX: Final = 366

@@ -11,7 +11,7 @@ from data_manager.cli.output import quiet_logs, say_json, say_table
 
 if TYPE_CHECKING:
     from data_manager.domain.alert import Message
-    from data_manager.ports_alerts import Channel
+    from data_manager.ports.alerts import Channel
 
 alerts = typer.Typer(name="alerts")
 Json = Annotated[bool, typer.Option("--json", help="Say it as JSON.")]

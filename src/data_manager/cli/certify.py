@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from data_manager.domain.dataset import Series
     from data_manager.domain.locate import Mismatch
     from data_manager.domain.span import Span
-    from data_manager.services.verify import Proof
+    from data_manager.services.keeping.verify import Proof
 
 certificates = typer.Typer()
 Json = Annotated[bool, typer.Option("--json", help="Say it as JSON.")]
@@ -70,7 +70,7 @@ def verify(
     Exit code 1 when a row is another, missing, doubled or new since, when a certificate or its chain was altered, or
     when the rows of the one that was named went by retention, so that nothing can be proven.
     """
-    from data_manager.services.telling_proofs import proofs_facts
+    from data_manager.services.keeping.telling import proofs_facts
 
     in_force = settings.load(os.environ)
     asked = _asked(what, _span(start, end), in_force.market)
@@ -142,8 +142,8 @@ async def _certify(
     from data_manager import app
     from data_manager.adapters.clock import SystemClock
     from data_manager.adapters.meta.sql import open_meta
-    from data_manager.services.certify import Certifier
     from data_manager.services.conditions import Conditions
+    from data_manager.services.keeping.certify import Certifier
 
     async with app.reader(in_force) as store, AsyncExitStack() as stack:
         meta = await open_meta(in_force.metadata_url)
@@ -159,7 +159,7 @@ async def _verify(in_force: settings.Settings, asked: _Asked) -> "list[Proof]":
     from data_manager import app
     from data_manager.adapters.clock import SystemClock
     from data_manager.adapters.meta.sql import open_meta
-    from data_manager.services.verify import chosen, kept, verify
+    from data_manager.services.keeping.verify import chosen, kept, verify
 
     async with app.reader(in_force) as store, AsyncExitStack() as stack:
         meta = await open_meta(in_force.metadata_url)
@@ -199,7 +199,7 @@ def _say_certificate(one: "Certificate") -> None:
 
 def _say_proofs(proofs: "list[Proof]") -> None:
     from data_manager.domain.time import iso
-    from data_manager.services.verify import speed
+    from data_manager.services.keeping.verify import speed
 
     heads = ("certificate", "series", "from", "to", "rows", "verdict", "chain")
     lines = [

@@ -13,7 +13,7 @@ from data_manager.domain.errors import BadQuery, NotFound, Unavailable
 
 if TYPE_CHECKING:
     from data_manager.ports import KeptDeadLetter
-    from data_manager.services.dead_replay import Reader, Replayed, Tried
+    from data_manager.services.dead_letters.replay import Reader, Replayed, Tried
 
 dead_letters = typer.Typer(name="dead-letters")
 Json = Annotated[bool, typer.Option("--json", help="Say it as JSON.")]
@@ -69,7 +69,7 @@ def show(
     import sys
 
     from data_manager import app
-    from data_manager.services.dead_replay import select
+    from data_manager.services.dead_letters.replay import select
 
     async def ask() -> "tuple[KeptDeadLetter, bytes | None]":
         async with app.metadata(in_force) as meta:
@@ -114,7 +114,7 @@ def replay(
 
 async def _try(in_force: settings.Settings, ids: Sequence[str], reason: str | None) -> "list[Tried]":
     from data_manager import app
-    from data_manager.services.dead_replay import select, tried
+    from data_manager.services.dead_letters.replay import select, tried
 
     async with app.metadata(in_force) as meta:
         return await tried(meta, await select(meta, ids, reason), _reader(in_force))
@@ -123,7 +123,7 @@ async def _try(in_force: settings.Settings, ids: Sequence[str], reason: str | No
 def _reader(in_force: settings.Settings) -> "Reader":
     from data_manager.adapters.binance.wire import DATASET_OF, Decoder
     from data_manager.adapters.clock import SystemClock
-    from data_manager.services.dead_replay import Reader
+    from data_manager.services.dead_letters.replay import Reader
 
     return Reader(Decoder(in_force.market), DATASET_OF, in_force.market, SystemClock())
 
@@ -132,8 +132,8 @@ async def _replay(in_force: settings.Settings, ids: Sequence[str], reason: str |
     from data_manager import app
     from data_manager.adapters.bus.acknowledged import open_acknowledged
     from data_manager.service.access import nats_access
-    from data_manager.services.dead_replay import replay as put_back
-    from data_manager.services.dead_replay import select
+    from data_manager.services.dead_letters.replay import replay as put_back
+    from data_manager.services.dead_letters.replay import select
 
     async with app.metadata(in_force) as meta:
         letters = await select(meta, ids, reason)
@@ -199,7 +199,7 @@ def drop(
 ) -> None:
     """Remove them for good."""
     from data_manager import app
-    from data_manager.services.dead_replay import select
+    from data_manager.services.dead_letters.replay import select
 
     async def remove() -> tuple[int, int]:
         async with app.metadata(in_force) as meta:

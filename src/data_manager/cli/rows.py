@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from data_manager.domain.batch import Batch
     from data_manager.domain.dataset import Series
     from data_manager.domain.span import Span
+    from data_manager.services.answering.query import Page
     from data_manager.services.conditions import Condition
-    from data_manager.services.query import Page
 
 rows = typer.Typer()
 rows.add_typer(dead_letters)
@@ -64,7 +64,7 @@ def query(
 
 
 def _require_form(form: str, output: Path | None) -> None:
-    from data_manager.services.formats import FORMATS
+    from data_manager.services.answering.formats import FORMATS
 
     if form not in ("table", *FORMATS):
         raise BadQuery("format", form, f"must be one of table {' '.join(FORMATS)}")
@@ -95,8 +95,8 @@ class _Answer(NamedTuple):
 async def _ask(in_force: settings.Settings, series: "Series", given: Mapping[str, str]) -> _Answer:
     from data_manager import app
     from data_manager.domain.datasets import DATASETS
+    from data_manager.services.answering.query import fetch, parse
     from data_manager.services.conditions import answered_span
-    from data_manager.services.query import fetch, parse
 
     names = {"pair": series.symbol} | ({"period": series.interval} if series.interval else {})
     question = parse(DATASETS[series.dataset], series.market, {**names, **given}, limit_max=LIMIT_MAX)
@@ -146,7 +146,7 @@ def _chosen(batch: "Batch", columns: str) -> "Batch":
 
 def _say_rows(batch: "Batch", output: Path | None) -> None:
     from data_manager.domain.dataset import Kind
-    from data_manager.services.formats import table
+    from data_manager.services.answering.formats import table
 
     if output is not None:
         raise BadQuery("output", str(output), "takes a format for files: json ndjson csv arrow parquet")
@@ -159,7 +159,7 @@ def _encoded(batch: "Batch", form: str, condition: "Condition") -> bytes:
     from msgspec import json
 
     from data_manager.domain.condition import range_facts
-    from data_manager.services.formats import require_format
+    from data_manager.services.answering.formats import require_format
 
     notes = {"data_completeness": condition.completeness, "coverage": range_facts(condition.ranges)}
     encoded = require_format(form).encode(batch, {name: json.encode(fact).decode() for name, fact in notes.items()})

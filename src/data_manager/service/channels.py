@@ -6,7 +6,7 @@ from data_manager.adapters.alerts.log import LogChannel
 from data_manager.adapters.alerts.nats import NatsSubject
 from data_manager.adapters.alerts.webhook import Webhook
 from data_manager.adapters.bus.connection import NatsAccess
-from data_manager.ports_alerts import Channel
+from data_manager.ports.alerts import Channel
 from data_manager.settings import Settings
 
 

@@ -12,8 +12,8 @@ from data_manager.domain.dataset import Series
 from data_manager.domain.errors import Conflict, Corrupt, StoreLocked, Unavailable
 from data_manager.domain.job import Choice, Job
 from data_manager.ports import MetadataStore, SeriesStore
-from data_manager.ports_jobs import JobStore
-from data_manager.ports_source import Source
+from data_manager.ports.jobs import JobStore
+from data_manager.ports.source import Source
 from data_manager.services.backfill import Backfiller
 from data_manager.services.backfilling.asking import Names
 from data_manager.services.backfilling.office import Office

@@ -19,7 +19,7 @@ from data_manager.adapters.binance.feed_names import address_of, streams_of
 from data_manager.adapters.bus.connection import NatsAccess
 from data_manager.adapters.bus.outbox import NatsOutbox
 from data_manager.ports import Clock, Delivery
-from data_manager.ports_feed import Heard
+from data_manager.ports.feed import Heard
 from data_manager.service.again import Again
 from data_manager.services.feeding import Feeding
 from data_manager.settings import Settings

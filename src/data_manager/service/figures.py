@@ -12,9 +12,9 @@ from data_manager.service.mending import Mending, SourceFacts
 from data_manager.services.audit import Auditor
 from data_manager.services.auditing.counting import CYCLE_S
 from data_manager.services.databases import Databases
+from data_manager.services.ingesting.shedding import ORDER
 from data_manager.services.lease import LeaseStatus
 from data_manager.services.periodic import LoopLag
-from data_manager.services.shedding import ORDER
 
 
 def of_breakers(breakers: Iterable[Breaker]) -> Iterator[Metric]:

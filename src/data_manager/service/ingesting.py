@@ -17,16 +17,16 @@ from data_manager.domain.batch import Batch
 from data_manager.domain.finding import FindingKind
 from data_manager.ports import Bus, BusState, DeadLetter, Delivery, MetaStore, SeriesStore
 from data_manager.service.again import Again
-from data_manager.services.buffer import Buffer, Limits
 from data_manager.services.databases import Databases
-from data_manager.services.dead_log import DeadLetterLog
-from data_manager.services.dropping import Losses
+from data_manager.services.dead_letters.log import DeadLetterLog
 from data_manager.services.ingest import Ports, ingest
-from data_manager.services.labels import Labels
+from data_manager.services.ingesting.buffer import Buffer, Limits
+from data_manager.services.ingesting.dropping import Losses
+from data_manager.services.ingesting.labels import Labels
+from data_manager.services.ingesting.screen import Screen
+from data_manager.services.ingesting.shedding import Shedding
+from data_manager.services.ingesting.status import IngestStatus
 from data_manager.services.reporting import Reporter
-from data_manager.services.screen import Screen
-from data_manager.services.shedding import Shedding
-from data_manager.services.status import IngestStatus
 from data_manager.services.watch import Watch, ask_about_silence, left_open
 from data_manager.settings import Settings
 from data_manager.telemetry import Tally, TallyMetrics

@@ -17,13 +17,13 @@ from data_manager.domain.retention import parse_days
 from data_manager.ports import Lease, MetadataStore, Records, SeriesStore
 from data_manager.service.again import Again
 from data_manager.service.errand import LEASE
-from data_manager.services.certify import Certifier
-from data_manager.services.certify_days import CertifyDays
 from data_manager.services.conditions import Conditions
+from data_manager.services.keeping.certify import Certifier
+from data_manager.services.keeping.days import CertifyDays
+from data_manager.services.keeping.retain import ClockJumped, Progress, Retained, Retention
 from data_manager.services.lease import Campaign
 from data_manager.services.periodic import when_due
 from data_manager.services.reporting import Reporter
-from data_manager.services.retain import ClockJumped, Progress, Retained, Retention
 from data_manager.settings import Settings
 
 CLOCK = SystemClock()

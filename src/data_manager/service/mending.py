@@ -16,18 +16,18 @@ from data_manager.domain.life import SymbolLife
 from data_manager.domain.mending import Patience
 from data_manager.domain.time import SECOND_MS
 from data_manager.ports import Lease, MetadataStore, Records, SeriesStore
-from data_manager.ports_source import Source
+from data_manager.ports.source import Source
 from data_manager.service.again import Again
 from data_manager.services.backfill import Backfiller
 from data_manager.services.backfilling.losses import Losses
-from data_manager.services.certify import Certifier
 from data_manager.services.conditions import Conditions
 from data_manager.services.databases import Databases
 from data_manager.services.healing import Audits, Healing
+from data_manager.services.ingesting.shedding import nearly_shed
+from data_manager.services.keeping.certify import Certifier
 from data_manager.services.lease import Campaign
 from data_manager.services.planning import by_cost
 from data_manager.services.reporting import Reporter
-from data_manager.services.shedding import nearly_shed
 from data_manager.settings import Settings
 
 CLOCK = SystemClock()

@@ -14,7 +14,7 @@ from data_manager.domain.errors import Corrupt, Unavailable
 from data_manager.domain.health import Health, overall, repairs
 from data_manager.domain.time import DAY_MS, SECOND_MS
 from data_manager.ports import Lease, MetadataStore
-from data_manager.ports_alerts import Channel
+from data_manager.ports.alerts import Channel
 from data_manager.service.again import Again
 from data_manager.services.alerting.spine import MESSAGES_MAX, Alerting
 from data_manager.services.conditions import Conditions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from data_manager.adapters.binance.sources import Access, open_archive, open_rest
 from data_manager.ports import Clock
-from data_manager.ports_source import Digests
+from data_manager.ports.source import Digests
 from data_manager.service.mending import Past, SourceFacts
 from data_manager.settings import Settings
 

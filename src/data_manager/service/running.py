@@ -34,7 +34,7 @@ from data_manager.domain.errors import NotFound
 from data_manager.domain.retention import parse_days
 from data_manager.domain.time import SECOND_MS
 from data_manager.ports import MetadataStore, SeriesStore
-from data_manager.ports_alerts import Channel
+from data_manager.ports.alerts import Channel
 from data_manager.service import figures
 from data_manager.service.again import Again
 from data_manager.service.feeding import Feeder

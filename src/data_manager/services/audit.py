@@ -30,7 +30,7 @@ from data_manager.domain.span import Span
 from data_manager.domain.time import DAY_MS, SECOND_MS
 from data_manager.domain.truth import Mark, SeriesTruth, TruthChange
 from data_manager.ports import Clock, MetaStore, SeriesStore
-from data_manager.ports_truth import TruthStore
+from data_manager.ports.truth import TruthStore
 from data_manager.services.auditing.counting import Figures
 from data_manager.services.auditing.crossing import Crossing
 from data_manager.services.auditing.entering import Entering

@@ -21,8 +21,8 @@ from data_manager.domain.errors import Conflict, DataManagerError, NotFound, Thr
 from data_manager.domain.finding import Finding, FindingKind, finding_id
 from data_manager.domain.job import Job, JobState
 from data_manager.ports import Clock, LeaseLost, Records
-from data_manager.ports_jobs import JobStore
-from data_manager.ports_source import Source
+from data_manager.ports.jobs import JobStore
+from data_manager.ports.source import Source
 from data_manager.services.backfilling.choosing import Plan
 from data_manager.services.backfilling.running import Append, NotOffered, Run, SourceFailed
 from data_manager.services.planning import by_cost

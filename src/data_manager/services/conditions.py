@@ -24,11 +24,11 @@ from data_manager.domain.span import Span
 from data_manager.domain.time import EARLIEST_MS, INTERVALS_MS, LATEST_MS, MINUTE_MS
 from data_manager.domain.truth import Mark, SeriesTruth
 from data_manager.ports import Clock
-from data_manager.ports_truth import TruthStore
+from data_manager.ports.truth import TruthStore
+from data_manager.services.answering.query import Page, Query
 from data_manager.services.audit import GRACE_MS
 from data_manager.services.auditing.entering import RULE_VERSION
 from data_manager.services.auditing.judging import bracketed, row_end_ms, whole_until_ms
-from data_manager.services.query import Page, Query
 
 LATE_MS: Final = 15 * MINUTE_MS
 """An audit may be so long ago; what came since is pending. When it is longer ago, nobody looks: it is unverified."""

@@ -5,7 +5,7 @@ venue ──Heard──> bounded queue ──> envelope ──> outbox ──> b
 
 from typing import Final
 
-from data_manager.ports_feed import Heard, Outbox, Streams
+from data_manager.ports.feed import Heard, Outbox, Streams
 from data_manager.services.envelope import Enveloper, Recorded
 
 _SETTLE_S: Final = 1.0

@@ -27,7 +27,7 @@ from data_manager.domain.span import Span, intersection, union
 from data_manager.domain.time import HOUR_MS
 from data_manager.domain.truth import SeriesTruth, TruthChange
 from data_manager.ports import Clock, LeaseLost, Records
-from data_manager.ports_truth import TruthStore
+from data_manager.ports.truth import TruthStore
 from data_manager.services.backfilling.asking import can_be_had_again, new_job
 from data_manager.services.backfilling.losses import BY as BY_FINDING
 from data_manager.services.backfilling.losses import Losses

@@ -26,7 +26,7 @@ from data_manager.domain.ledger import LedgerEntry
 from data_manager.domain.span import Span
 from data_manager.domain.time import DAY_MS, HOUR_MS, floor_open_ms
 from data_manager.domain.truth import SeriesTruth
-from data_manager.ports_health import AuditNote, Grain, HealthLog, HealthRow
+from data_manager.ports.health import AuditNote, Grain, HealthLog, HealthRow
 from data_manager.services.health import SeriesHealth
 
 HOURS_KEPT_MS: Final = 7 * DAY_MS

@@ -25,8 +25,8 @@ from data_manager.domain.dataset import Dataset
 from data_manager.domain.errors import Corrupt, Damaged, Rejected
 from data_manager.domain.events import Event
 from data_manager.ports import Bus, Clock, Delivery, Dropped, Receipt
-from data_manager.services.buffer import Buffer, Dead, Decode, Held, Rows
-from data_manager.services.burying import Burying, KeepDead
+from data_manager.services.dead_letters.burying import Burying, KeepDead
+from data_manager.services.ingesting.buffer import Buffer, Dead, Decode, Held, Rows
 from data_manager.telemetry import Tally
 
 _log = structlog.get_logger(__name__)

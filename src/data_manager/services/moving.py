@@ -30,7 +30,7 @@ from data_manager.domain.dataset import Dataset, Kind, Series, parse_series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import BadQuery, Corrupt
 from data_manager.ports import Receipt, SeriesStore
-from data_manager.services.pages import pages
+from data_manager.services.answering.pages import pages
 
 FORMAT: Final = 1
 ROWS_PER_FILE: Final = 100_000

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.span import Span, difference
-from data_manager.ports_source import Offer, Source, Wanted
+from data_manager.ports.source import Offer, Source, Wanted
 from data_manager.services.backfilling.choosing import Step
 
 

@@ -30,7 +30,7 @@ from data_manager.domain.finding import Finding, FindingKind, finding_id
 from data_manager.domain.job import Choice
 from data_manager.domain.span import Span, difference, union
 from data_manager.ports import Clock, MetaStore, SeriesStore
-from data_manager.ports_source import Digests, Fetched, Offer, Source, Wanted
+from data_manager.ports.source import Digests, Fetched, Offer, Source, Wanted
 from data_manager.services.audit import GRACE_MS
 from data_manager.services.auditing.crossing import Crossing
 from data_manager.services.backfilling.asking import require_source, whole

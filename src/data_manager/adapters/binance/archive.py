@@ -35,7 +35,7 @@ from data_manager.domain.errors import BadQuery, Unavailable
 from data_manager.domain.finding import Evidence
 from data_manager.domain.span import Span
 from data_manager.ports import Clock
-from data_manager.ports_source import Digests, Fetched, Offer, Wanted
+from data_manager.ports.source import Digests, Fetched, Offer, Wanted
 
 _AHEAD: Final = 1  # files on their way besides the one that is read
 _FIRST_S: Final = 0.4  # until the first file is there

@@ -16,7 +16,7 @@ from data_manager.domain.decimals import Decimals
 from data_manager.domain.errors import Invalid
 from data_manager.domain.span import Span
 from data_manager.domain.time import DAY_MS
-from data_manager.ports_source import Fetched
+from data_manager.ports.source import Fetched
 
 
 class Whole(NamedTuple):

@@ -26,7 +26,7 @@ from data_manager.adapters.resilience import Breaker, patiently
 from data_manager.domain.errors import BadSetting, Corrupt, Unavailable
 from data_manager.domain.finding import Evidence
 from data_manager.ports import Clock
-from data_manager.ports_source import Digests
+from data_manager.ports.source import Digests
 
 SETTING: Final = "BINANCE_ARCHIVE_BASE_URL"
 R = TypeVar("R")

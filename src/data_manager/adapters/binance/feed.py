@@ -12,7 +12,7 @@ from data_manager.adapters.binance.feed_line import Line, Rules
 from data_manager.adapters.binance.feed_names import Stream, groups_of
 from data_manager.domain.time import iso
 from data_manager.ports import Clock
-from data_manager.ports_feed import Heard
+from data_manager.ports.feed import Heard
 
 _BATCH: Final = 500
 _NAMES_SHOWN: Final = 100

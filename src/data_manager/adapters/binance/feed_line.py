@@ -23,7 +23,7 @@ from data_manager.adapters.binance.feed_pulse import Pulse
 from data_manager.adapters.binance.feed_socket import STREAMS_MAX, Socket, opened
 from data_manager.domain.errors import Unavailable
 from data_manager.ports import Clock
-from data_manager.ports_feed import Heard
+from data_manager.ports.feed import Heard
 
 Why = Literal["old", "silent", "behind"]
 

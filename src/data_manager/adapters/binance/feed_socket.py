@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 
 from data_manager.domain.errors import Throttled, Unavailable
 from data_manager.ports import Clock
-from data_manager.ports_feed import Heard
+from data_manager.ports.feed import Heard
 
 NAMES_MAX: Final = 200  # of one SUBSCRIBE
 STREAMS_MAX: Final = 1_024  # of one socket: with one more the venue ends it

@@ -21,7 +21,7 @@ from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import BadQuery
 from data_manager.domain.life import SymbolLife
 from data_manager.domain.span import Span
-from data_manager.ports_source import Fetched, Offer, Wanted
+from data_manager.ports.source import Fetched, Offer, Wanted
 
 Facts = dict[str, int | float | str | None]
 

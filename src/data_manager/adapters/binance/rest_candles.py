@@ -24,7 +24,7 @@ from data_manager.domain.dataset import Series
 from data_manager.domain.errors import Unavailable
 from data_manager.domain.span import Span
 from data_manager.domain.time import DAY_MS, INTERVALS_MS, MINUTE_MS, SECOND_MS, iso, next_open_ms
-from data_manager.ports_source import Fetched
+from data_manager.ports.source import Fetched
 
 SETTLED_AFTER_MS: Final = 5 * SECOND_MS
 """So long after its end the venue may still correct a candle."""

@@ -14,7 +14,7 @@ from data_manager.domain.errors import Invalid
 from data_manager.domain.events import Event
 from data_manager.domain.span import Span
 from data_manager.domain.time import HOUR_MS, MINUTE_MS
-from data_manager.ports_source import Fetched
+from data_manager.ports.source import Fetched
 
 JITTER_MS: Final = MINUTE_MS
 """More than a settlement was ever seen away from its slot (45 ms), and far less than slots lie apart."""

@@ -21,7 +21,7 @@ from data_manager.domain.errors import Unavailable
 from data_manager.domain.events import AggTrade
 from data_manager.domain.span import Span
 from data_manager.domain.time import HOUR_MS, SECOND_MS
-from data_manager.ports_source import Fetched, Wanted
+from data_manager.ports.source import Fetched, Wanted
 
 _LOOK_MS: Final = 10 * SECOND_MS
 _LOOK_STEP: Final = 8

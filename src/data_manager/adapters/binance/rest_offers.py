@@ -26,7 +26,7 @@ from data_manager.domain.time import (
     SECOND_MS,
     floor_open_ms,
 )
-from data_manager.ports_source import Offer, Wanted
+from data_manager.ports.source import Offer, Wanted
 
 ROUND_TRIP_S: Final = 0.3  # a request, its answer read and stored
 _ROWS_PER_S: Final = 4  # of trades, where nothing better is known

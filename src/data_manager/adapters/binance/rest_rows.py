@@ -17,7 +17,7 @@ from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import Invalid
 from data_manager.domain.events import AggTrade, Candle, Event, Id, MarkPrice, Ms, Number, Trade
 from data_manager.domain.span import Span
-from data_manager.ports_source import Fetched
+from data_manager.ports.source import Fetched
 
 R = TypeVar("R")
 

@@ -11,7 +11,7 @@ from data_manager.adapters.binance.rest import RestSource
 from data_manager.adapters.binance.venues import FUNDING_REQUESTS, FUNDING_WINDOW_MS, VENUES
 from data_manager.adapters.binance.weights import Budget, VenueClock
 from data_manager.ports import Clock
-from data_manager.ports_source import Digests
+from data_manager.ports.source import Digests
 
 
 class Access(Struct, frozen=True, kw_only=True):

@@ -16,7 +16,7 @@ from data_manager.domain.alert import Alert, Message
 from data_manager.domain.errors import BadQuery, Corrupt
 from data_manager.domain.finding import Evidence, FindingKind, Severity
 from data_manager.domain.ledger import HoleState
-from data_manager.ports_alerts import LiveHoles, OpenFindings
+from data_manager.ports.alerts import LiveHoles, OpenFindings
 
 _AT_ONCE: Final = 500  # ids in one question
 _TEXT_MAX: Final = 1_000

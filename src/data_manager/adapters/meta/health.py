@@ -21,7 +21,7 @@ from data_manager.domain.errors import BadQuery, Corrupt
 from data_manager.domain.finding import Evidence
 from data_manager.domain.span import Span
 from data_manager.domain.time import HOUR_MS, datetime_of
-from data_manager.ports_health import AuditNote, Grain, HealthRow
+from data_manager.ports.health import AuditNote, Grain, HealthRow
 
 _ALL: Final = "*"  # dataset and symbol of a note about all series
 _INT_MAX: Final = 2**31 - 1

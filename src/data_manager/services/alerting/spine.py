@@ -35,7 +35,7 @@ from data_manager.domain.errors import Rejected, Unavailable
 from data_manager.domain.finding import FindingKind, Severity
 from data_manager.domain.time import MINUTE_MS
 from data_manager.ports import Clock, MetaStore
-from data_manager.ports_alerts import AlertStore, Channel, LiveHoles
+from data_manager.ports.alerts import AlertStore, Channel, LiveHoles
 from data_manager.services.alerting.sources import HOLE, Grades, after_holes, detailed, of_findings, of_holes
 
 PER_MINUTE: Final = 10

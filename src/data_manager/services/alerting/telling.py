@@ -9,7 +9,7 @@ from msgspec import structs
 
 from data_manager.domain.alert import Alert, Delivery, Message
 from data_manager.domain.time import iso
-from data_manager.ports_alerts import AlertStore
+from data_manager.ports.alerts import AlertStore
 
 _LATELY_MAX: Final = 1_000  # messages that the figures of the channels are counted from
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from data_manager.ports_source import Offer, Source, Wanted
+from data_manager.ports.source import Offer, Source, Wanted
 
 
 class Step(NamedTuple):

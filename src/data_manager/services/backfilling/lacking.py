@@ -17,7 +17,7 @@ from data_manager.domain.datasets import DATASETS
 from data_manager.domain.job import Absent
 from data_manager.domain.span import Span, intersection
 from data_manager.domain.time import HOUR_MS
-from data_manager.ports_source import Fetched, Offer, Wanted
+from data_manager.ports.source import Fetched, Offer, Wanted
 from data_manager.services.audit import GRACE_MS
 from data_manager.services.auditing.judging import holes_of
 

@@ -12,7 +12,7 @@ from data_manager.domain.errors import Conflict, NotFound
 from data_manager.domain.job import Choice, Job, JobState, Target
 from data_manager.domain.span import Span
 from data_manager.ports import Clock
-from data_manager.ports_jobs import JobStore
+from data_manager.ports.jobs import JobStore
 from data_manager.services.backfilling.asking import PRIORITY, LifeOf, Names, new_job, span_asked
 
 _TRIES: Final = 20  # while others change the same job

@@ -25,8 +25,8 @@ from data_manager.domain.job import Choice, Job, JobState, Piece
 from data_manager.domain.span import Span, difference
 from data_manager.domain.time import iso
 from data_manager.ports import Clock, DeadLetter, LeaseLost, Receipt
-from data_manager.ports_jobs import JobStore
-from data_manager.ports_source import Fetched, Source, Wanted
+from data_manager.ports.jobs import JobStore
+from data_manager.ports.source import Fetched, Source, Wanted
 from data_manager.services.backfilling.choosing import Plan, Step
 from data_manager.services.backfilling.lacking import Edge, edge_of, lacking
 

@@ -15,12 +15,12 @@ from data_manager.domain.time import SECOND_MS
 from data_manager.domain.truth import SeriesTruth
 from data_manager.ports import BusState, Clock, DeadLetter, Delivery, Dropped, Records, SeriesStore
 from data_manager.services.audit import GRACE_MS, Auditor
-from data_manager.services.buffer import Buffer, Limits
-from data_manager.services.certify import Certifier
 from data_manager.services.conditions import Conditions
 from data_manager.services.ingest import PathOf, Ports, ingest
-from data_manager.services.labels import Labels
-from data_manager.services.screen import Screen
+from data_manager.services.ingesting.buffer import Buffer, Limits
+from data_manager.services.ingesting.labels import Labels
+from data_manager.services.ingesting.screen import Screen
+from data_manager.services.keeping.certify import Certifier
 from data_manager.services.selftest.tape import Decode, Message
 from data_manager.telemetry import Tally
 

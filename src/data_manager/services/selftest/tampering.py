@@ -12,12 +12,12 @@ from data_manager.domain.canonical import facts
 from data_manager.domain.dataset import Kind
 from data_manager.domain.span import Span
 from data_manager.ports import SeriesStore
-from data_manager.services.certify import Certifier
 from data_manager.services.conditions import Conditions
+from data_manager.services.keeping.certify import Certifier
+from data_manager.services.keeping.verify import verify
 from data_manager.services.selftest.faults import Put
 from data_manager.services.selftest.playing import Stage, TapeClock
 from data_manager.services.selftest.scoring import Report, Score, told
-from data_manager.services.verify import verify
 
 TAMPER: Final = "tamper"
 _LEAST: Final = 10  # rows a series must have

@@ -26,10 +26,10 @@ from data_manager.domain.retention import LET_GO
 from data_manager.domain.span import Span
 from data_manager.domain.truth import SeriesTruth
 from data_manager.ports import Clock, LeaseLost, SeriesStore
-from data_manager.ports_truth import TruthStore
+from data_manager.ports.truth import TruthStore
+from data_manager.services.answering.pages import pages
 from data_manager.services.auditing.entering import RULE_VERSION
 from data_manager.services.conditions import Conditions
-from data_manager.services.pages import pages
 
 PAGE_ROWS: Final = 65_536
 COMPLETE: Final = "no_holes"

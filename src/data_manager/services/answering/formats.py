@@ -28,7 +28,7 @@ from data_manager.domain.decimals import Decimals
 from data_manager.domain.errors import BadQuery
 from data_manager.domain.levels import Levels
 from data_manager.domain.time import EARLIEST_MS, iso
-from data_manager.services.cells import Member, Piece, lines, numbers, texts, times
+from data_manager.services.answering.cells import Member, Piece, lines, numbers, texts, times
 
 _BLOCK_ROWS = 4_096  # rows written at once: the page of bytes stays in the processor's cache
 _SIDES = (b"buy", b"sell")  # of the taker, by "the buyer is the maker"

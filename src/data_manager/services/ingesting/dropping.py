@@ -17,8 +17,8 @@ from data_manager.domain.errors import Rejected
 from data_manager.domain.events import Event, Outcome
 from data_manager.domain.finding import Finding, FindingKind, found
 from data_manager.ports import Clock, Delivery, Dropped, Extent
-from data_manager.services.absence import Absences, Gap
-from data_manager.services.buffer import Rows
+from data_manager.services.ingesting.absence import Absences, Gap
+from data_manager.services.ingesting.buffer import Rows
 
 _SERIES_MAX: Final = 10_000  # that lose events at the same time; those beyond share a finding without a series
 _QUIET_TURNS: Final = 10  # so often nothing more was let go: what comes next is another finding

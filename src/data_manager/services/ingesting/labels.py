@@ -24,7 +24,7 @@ from data_manager.domain.events import Event
 from data_manager.domain.finding import Finding
 from data_manager.domain.time import MINUTE_MS
 from data_manager.ports import Clock
-from data_manager.services.label_findings import Episodes, Unproven
+from data_manager.services.ingesting.label_findings import Episodes, Unproven
 
 PRICES: Final[Mapping[type[Event], tuple[str, ...]]] = {
     events.Trade: ("price",),

@@ -16,9 +16,9 @@ from data_manager.domain.locate import Mismatch, Verifier
 from data_manager.domain.retention import LetGo
 from data_manager.domain.span import Span
 from data_manager.ports import Clock, SeriesStore
-from data_manager.ports_truth import TruthStore
-from data_manager.services.certify import PAGE_ROWS
-from data_manager.services.pages import pages
+from data_manager.ports.truth import TruthStore
+from data_manager.services.answering.pages import pages
+from data_manager.services.keeping.certify import PAGE_ROWS
 
 Status = Literal["agrees", "differs", "let_go"]
 """let_go: rows of it went by retention, and what is left of it gives no cause for complaint."""

@@ -15,7 +15,7 @@ import structlog
 from data_manager.domain.dataset import Dataset
 from data_manager.domain.datasets import DATASETS
 from data_manager.ports import StoreSizes
-from data_manager.services.buffer import Rows
+from data_manager.services.ingesting.buffer import Rows
 
 ORDER: Final = {one.name: one.shed_from for one in DATASETS.values() if one.shed_from is not None}
 """The share of the bound from which each dataset is shed, by the table of datasets."""

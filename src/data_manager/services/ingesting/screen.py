@@ -14,7 +14,7 @@ from data_manager.domain.dataset import Dataset
 from data_manager.domain.errors import Invalid
 from data_manager.domain.events import Event
 from data_manager.domain.validity import AHEAD, from_the_future
-from data_manager.services.labels import Labels
+from data_manager.services.ingesting.labels import Labels
 
 
 class Waiting(Protocol):

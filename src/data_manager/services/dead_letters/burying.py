@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from data_manager.ports import Clock, DeadLetter, Delivery
-from data_manager.services.buffer import Buffer, Dead
+from data_manager.services.ingesting.buffer import Buffer, Dead
 
 _LAST_S: Final = 1.0  # at the end; what is not kept by then comes again
 _APART_S: Final = 1.0  # from one write to the next, while there is room for what waits

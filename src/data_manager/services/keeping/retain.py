@@ -32,10 +32,10 @@ from data_manager.domain.span import Span
 from data_manager.domain.time import DAY_MS, HOUR_MS
 from data_manager.domain.truth import Mark, SeriesTruth
 from data_manager.ports import Clock, LeaseLost, Records, SeriesStore
+from data_manager.services.answering.pages import pages
 from data_manager.services.auditing.entering import Entering
 from data_manager.services.auditing.telling import changes_of
-from data_manager.services.certify import PAGE_ROWS, Certifier, Read
-from data_manager.services.pages import pages
+from data_manager.services.keeping.certify import PAGE_ROWS, Certifier, Read
 from data_manager.services.reporting import Reporter
 
 TRANSFORMATION: Final = "retention"

@@ -23,9 +23,9 @@ from data_manager.domain.span import Span
 from data_manager.domain.time import HOUR_MS, MINUTE_MS
 from data_manager.domain.truth import SeriesTruth
 from data_manager.ports import Clock, SeriesStore
-from data_manager.ports_truth import TruthStore
-from data_manager.services.certify import Certifier
+from data_manager.ports.truth import TruthStore
 from data_manager.services.conditions import Conditions
+from data_manager.services.keeping.certify import Certifier
 
 SETTLED_MS: Final = 10 * MINUTE_MS
 """So long nothing came into a day before it is certified."""

@@ -7,8 +7,8 @@ from msgspec import structs
 
 from data_manager.domain.certificate import Certificate
 from data_manager.domain.lineage import LineageRecord
-from data_manager.services.retain import Retained
-from data_manager.services.verify import Proof, speed
+from data_manager.services.keeping.retain import Retained
+from data_manager.services.keeping.verify import Proof, speed
 
 
 def certificate_facts(one: Certificate) -> dict[str, Any]:

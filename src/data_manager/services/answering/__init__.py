@@ -1,0 +1,1 @@
+"""From a question about one series to bytes: asked, read in pages, written in the form wanted."""
