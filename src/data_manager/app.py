@@ -118,13 +118,13 @@ def _open_past(settings: Settings, stack: AsyncExitStack, meta: MetadataStore) -
 
 async def _open_rows(settings: Settings, *, writes: bool) -> SeriesStore:
     """The store of the rows. MongoDB, and a file that another process is to make, may come up after us."""
-    from data_manager.adapters.late import LateSeriesStore
+    from data_manager.adapters.late import late_rows
 
     if settings.rows_url is not None:
         from data_manager.adapters.mongo.store import open_mongo
 
         access = mongo_access(settings)
-        return LateSeriesStore("mongodb", lambda: open_mongo(access))
+        return late_rows("mongodb", lambda: open_mongo(access))
     if writes:
         from data_manager.adapters.store.embedded import EmbeddedStore
 
@@ -134,12 +134,12 @@ async def _open_rows(settings: Settings, *, writes: bool) -> SeriesStore:
     async def open_file() -> SeriesStore:
         return ReadOnlyStore(settings.data_dir, settings.store_memory_bytes)
 
-    return LateSeriesStore("embedded", open_file)
+    return late_rows("embedded", open_file)
 
 
 async def _open_metadata(settings: Settings) -> MetadataStore:
     """The metadata store. A server may come up after us; a file has to be there."""
-    from data_manager.adapters.late import LateMetadataStore
+    from data_manager.adapters.late import late_metadata
     from data_manager.adapters.meta.failures import Refused
     from data_manager.adapters.meta.sql import open_meta
 
@@ -155,7 +155,7 @@ async def _open_metadata(settings: Settings) -> MetadataStore:
             raise BadSetting(name, "***", str(error)) from error
 
     if settings.metadata_kind != "sqlite":
-        return LateMetadataStore("metadata database", open_it)
+        return late_metadata("metadata database", open_it)
     with suppress(OSError):  # opening the file says what is wrong
         settings.data_dir.mkdir(parents=True, exist_ok=True)
     return await open_it()
@@ -253,13 +253,13 @@ async def feed(
 async def _resume(store: SeriesStore, losses: Losses, bus: Bus) -> None:
     """Tell losses what passed between an earlier run and this one, before anything is stored: now, or when a store that
     comes up late is there."""
-    from data_manager.adapters.late import LateSeriesStore
+    from data_manager.adapters.late import Late
 
     async def resume(there: SeriesStore) -> None:
         held, since_ms = await _ends(there)
         losses.resume(held, None if since_ms is None else bus.missed_since(since_ms))
 
-    if isinstance(store, LateSeriesStore):
+    if isinstance(store, Late):
         store.before_others(resume)
     else:
         await resume(store)
