@@ -89,7 +89,8 @@ async def migrate(url: str, revision: str = "head") -> list[str]:
 async def step_back(url: str, revision: str) -> list[str]:
     """Bring the database back to the schema of an earlier version; the revisions undone, newest first.
 
-    What only the newer schema can hold is lost, so try it on a copy. Raises as migrate does.
+    What only the newer schema can hold is lost, so try it on a copy. What was cut off half-way is finished by the next
+    call, as migrate's is. Raises as migrate does.
     """
     unknown = f"has never been at revision {revision}: name an earlier one of `data-manager migrate`"
     return await _apply(url, lambda config: command.downgrade(config, revision), unknown)

@@ -33,6 +33,12 @@ def make_table(name: str, columns: Sequence[sa.Column[Any]], *, indexes: Indexes
             op.create_index(index, name, list(of), unique=index in unique)
 
 
+def drop_table(name: str) -> None:
+    """No table of that name, whether there was one or not."""
+    if _look().has_table(name):
+        op.drop_table(name)
+
+
 def add_column(name: str, column: sa.Column[Any]) -> None:
     """The column in the table, made unless it is there."""
     if column.name not in _columns(name):

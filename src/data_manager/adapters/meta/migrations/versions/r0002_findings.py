@@ -1,9 +1,8 @@
 """Findings: what is known to be wrong, with its span."""
 
 import sqlalchemy as sa
-from alembic import op
 
-from data_manager.adapters.meta.steps import make_table
+from data_manager.adapters.meta.steps import drop_table, make_table
 
 revision = "0002"
 down_revision = "0001"
@@ -34,4 +33,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.drop_table("findings")
+    drop_table("findings")

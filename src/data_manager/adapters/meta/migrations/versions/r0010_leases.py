@@ -1,9 +1,8 @@
 """Leases: who may do what one replica alone may do, and for how long."""
 
 import sqlalchemy as sa
-from alembic import op
 
-from data_manager.adapters.meta.steps import make_table
+from data_manager.adapters.meta.steps import drop_table, make_table
 
 revision = "0010"
 down_revision = "0002"
@@ -26,4 +25,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.drop_table("leases")
+    drop_table("leases")

@@ -1,10 +1,9 @@
 """What the audits know: coverage by series, the ledger of holes, and certificates."""
 
 import sqlalchemy as sa
-from alembic import op
 from sqlalchemy.dialects import mysql
 
-from data_manager.adapters.meta.steps import make_table
+from data_manager.adapters.meta.steps import drop_table, make_table
 
 revision = "0012"
 down_revision = "0011"
@@ -50,7 +49,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     for name in ("certificates", "holes", "coverage"):
-        op.drop_table(name)
+        drop_table(name)
 
 
 _HOLES = {

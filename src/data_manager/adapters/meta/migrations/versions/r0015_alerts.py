@@ -1,10 +1,9 @@
 """Alerts and their messages; health by hour and day, and what the audit log is asked for."""
 
 import sqlalchemy as sa
-from alembic import op
 from sqlalchemy.dialects import mysql
 
-from data_manager.adapters.meta.steps import add_column, add_index, drop_column, drop_index, make_table
+from data_manager.adapters.meta.steps import add_column, add_index, drop_column, drop_index, drop_table, make_table
 
 revision = "0015"
 down_revision = "0014"
@@ -48,7 +47,7 @@ def downgrade() -> None:
     for column in ("slot_ms", "grain"):
         drop_column("health_metrics", column)
     for table in ("alert_messages", "alerts"):
-        op.drop_table(table)
+        drop_table(table)
 
 
 def _alerts() -> list[sa.Column[object]]:

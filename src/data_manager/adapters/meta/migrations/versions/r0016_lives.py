@@ -1,10 +1,9 @@
 """The lives of symbols: when rows of their series can exist."""
 
 import sqlalchemy as sa
-from alembic import op
 from sqlalchemy.dialects import mysql
 
-from data_manager.adapters.meta.steps import make_table
+from data_manager.adapters.meta.steps import drop_table, make_table
 
 revision = "0016"
 down_revision = "0015"
@@ -29,4 +28,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.drop_table("lives")
+    drop_table("lives")

@@ -1,9 +1,8 @@
 """Which version of each archive file was taken in."""
 
 import sqlalchemy as sa
-from alembic import op
 
-from data_manager.adapters.meta.steps import make_table
+from data_manager.adapters.meta.steps import drop_table, make_table
 
 revision = "0018"
 down_revision = "0017"
@@ -22,4 +21,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.drop_table("archive_files")
+    drop_table("archive_files")
