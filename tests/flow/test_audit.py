@@ -167,6 +167,37 @@ async def test_a_hole_that_is_filled_later_is_healed_and_told(store: SeriesStore
     assert sorted((one.start_ms, one.open) for one in house.told[-2:]) == [(at(5), False), (at(90), False)]
 
 
+async def test_a_long_outage_is_told_whole_once_it_is_over(store: SeriesStore, meta: SqlMetaStore) -> None:
+    """Its beginning lies far behind what an audit looks at again."""
+    house = House(store, meta, at(100) + 12_000)
+    await house.hold(minutes(range(100)))
+    for minute in (100, 105, 150, 170):
+        house.clock.now = at(minute) + 12_000
+        await house.auditor.run()
+    await house.hold(minutes(range(170, 172)))
+    house.clock.now = at(172) + 12_000
+    [hole] = (await house.auditor.run()).holes
+    whole = (at(100), at(170), 70, at(99), at(170))
+    assert (hole.start_ms, hole.end_ms, hole.missing, hole.after, hole.before) == whole
+    last = house.told[-1]
+    assert (last.id, last.start_ms, last.end_ms) == (hole.id, at(100), at(170))
+    assert last.evidence == {"rule": "grid", "missing": 70, "after": at(99), "before": at(170)}
+
+
+async def test_the_row_after_a_hole_is_named_when_it_comes(store: SeriesStore, meta: SqlMetaStore) -> None:
+    house = House(store, meta, at(100) + 12_000)
+    await house.hold(minutes(range(99)))
+    await house.auditor.run()
+    house.clock.now += 1
+    [before] = (await house.auditor.run()).holes
+    assert (before.after, before.before) == (at(98), None)
+    await house.hold(minutes([100]))
+    house.clock.now = at(101) + 12_000
+    [after] = (await house.auditor.run()).holes
+    assert (after.id, after.after, after.before) == (before.id, at(98), at(100))
+    assert house.told[-1].evidence["before"] == at(100)
+
+
 async def test_a_second_audit_changes_nothing(store: SeriesStore, meta: SqlMetaStore) -> None:
     house = House(store, meta, at(400))
     await house.hold(minutes(set(range(400)) - {7, 300}))

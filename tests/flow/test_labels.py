@@ -144,6 +144,22 @@ def test_a_jump_with_trades_is_followed(bench: Bench) -> None:
         assert bench.flush(*trades) == []
 
 
+@pytest.mark.parametrize("wrong", ["600000", "6000", "0.6"])
+def test_one_price_with_a_wrong_digit_takes_no_good_book_out_and_no_bad_one_in(bench: Bench, wrong: str) -> None:
+    good, bad = ("59999", "60001"), ("29999", "30001")
+    assert len(bench.flush(trade("BTCUSDT", wrong, NOW_MS + 10), book("btcusdt", *good, NOW_MS + 20))) == 0
+    assert len(bench.flush(book("btcusdt", *good, NOW_MS + 30), book("btcusdt", *bad, NOW_MS + 40))) == 1
+    bench.flush(trade("BTCUSDT", "60002", NOW_MS + 50))
+    assert len(bench.flush(book("btcusdt", *good, NOW_MS + 60), book("btcusdt", *bad, NOW_MS + 70))) == 1
+    bench.flush(trade("BTCUSDT", "60003", NOW_MS + 80))
+    assert len(bench.flush(book("btcusdt", wrong, wrong, NOW_MS + 90))) == 1, "it is not believed for long"
+
+
+def test_a_symbol_that_seldom_trades_is_judged_by_its_newest_price_alone(bench: Bench) -> None:
+    bench.flush(trade("BTCUSDT", "61000", NOW_MS + 1_800_000))
+    assert len(bench.flush(book("btcusdt", "30000", "30001", NOW_MS + 1_800_000))) == 1
+
+
 def test_an_old_price_refuses_nothing_the_market_may_have_done_since(bench: Bench) -> None:
     half_as_much_again = ("90000", "90001")
     assert len(bench.flush(book("btcusdt", *half_as_much_again, NOW_MS + 60_000))) == 1
@@ -209,11 +225,13 @@ def test_another_run_goes_on_with_what_was_open(bench: Bench) -> None:
     assert (resolved.id, resolved.open, resolved.evidence["books"]) == (raised.id, False, 5)
 
 
-def test_books_stored_before_there_was_a_price_are_named_when_the_first_contradicts_them() -> None:
+def test_books_stored_before_there_was_a_price_are_named_when_the_first_two_contradict_them() -> None:
     bench = Bench()
     assert bench.flush(*eth_as_btc(4)) == []
     assert bench.turns(3) == []
     bench.flush(trade("BTCUSDT", "60000", NOW_MS + 500))
+    assert bench.turns(3) == [], "one price may be a wrong one"
+    bench.flush(trade("BTCUSDT", "60001", NOW_MS + 600))
     [found] = bench.turns(3)
     assert (found.kind, found.series, found.severity, found.open) == (
         FindingKind.MISLABELLED, "spot.depth.BTCUSDT", "critical", True,
@@ -225,6 +243,7 @@ def test_books_stored_before_there_was_a_price_are_named_when_the_first_contradi
 def test_books_stored_before_there_was_a_price_are_not_named_when_it_fits() -> None:
     bench = Bench()
     assert bench.flush(*eth_as_btc(4)) == []
+    bench.flush(trade("BTCUSDT", "31000", NOW_MS + 400))
     bench.flush(trade("BTCUSDT", "3100", NOW_MS + 500))
     assert bench.turns(100) == []
 

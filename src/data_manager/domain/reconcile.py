@@ -45,6 +45,7 @@ class ChangeKind(Enum):
     NEW = "new"
     UNCHANGED = "unchanged"
     CONFIRMED = "confirmed"  # suspected, and now open
+    DESCRIBED = "described"  # how many rows are missing, or which ones stand next to it, is known now
     GROWN = "grown"
     TRIMMED = "trimmed"
     SPLIT = "split"  # a piece of an entry that lives on in another piece
@@ -88,6 +89,11 @@ def reconciled(
     for entry in entries:
         changes += cutter.rest(entry, audited, line.near(entry), spans.near(entry))
     return _healed_joined(cutter.settled(changes, entries, spans), {entry.id for entry in entries})
+
+
+def described(entry: LedgerEntry) -> tuple[int, int, int | None, int | None, int | None]:
+    """What is said of a hole besides its life."""
+    return entry.start_ms, entry.end_ms, entry.missing, entry.after, entry.before
 
 
 def after(entries: Iterable[LedgerEntry], changes: Iterable[Change]) -> list[LedgerEntry]:
@@ -201,11 +207,13 @@ class _Cutter:
         entry = _described(piece, old, group)
         if not old.live:
             entry = moved(entry, HoleState.OPEN, at_ms=self._now_ms, by=_BY, why="the rows are missing again")
-            return Change(ChangeKind.REOPENED, replace(entry, seen_ms=self._now_ms))
+            return Change(ChangeKind.REOPENED, replace(entry, seen_ms=self._now_ms, attempts=0))
         entry = self._seen(entry, joins_open=any(one.state is HoleState.OPEN for one in members))
         kind = _kind(old, group, cut)
         if kind is ChangeKind.UNCHANGED:
-            return Change(kind if entry.state is old.state else ChangeKind.CONFIRMED, entry)
+            if entry.state is not old.state:
+                return Change(ChangeKind.CONFIRMED, entry)
+            return Change(kind if described(entry) == described(old) else ChangeKind.DESCRIBED, entry)
         return Change(kind, self._noted(entry, old, kind))
 
     def rest(self, entry: LedgerEntry, audited: Span, holes: Sequence[Hole], groups: Sequence[Span]) -> list[Change]:
@@ -298,8 +306,9 @@ class _Cutter:
         return entry
 
     def _noted(self, piece: LedgerEntry, entry: LedgerEntry, kind: ChangeKind) -> LedgerEntry:
+        """With another extent: what it lacks now was not asked for yet, or some of it came."""
         why = f"{kind.value}, was {entry.start_ms} to {entry.end_ms}"
-        return replace(piece, history=grown(piece.history, Step(self._now_ms, piece.state, _BY, why)))
+        return replace(piece, attempts=0, history=grown(piece.history, Step(self._now_ms, piece.state, _BY, why)))
 
 
 def _described(entry: LedgerEntry, old: LedgerEntry, group: _Group) -> LedgerEntry:

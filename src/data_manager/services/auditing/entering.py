@@ -138,10 +138,15 @@ class Entering:
             for part in intersection([Span(one.start_ms, one.end_ms)], spans)
         ]
 
-    def suspected_since_ms(self) -> int | None:
-        """The earliest start of a hole that another audit has to confirm."""
-        suspected = [one.start_ms for one in self._ledger.values() if one.state is HoleState.SUSPECTED]
-        return min(suspected, default=None)
+    def undecided_since_ms(self) -> int | None:
+        """The earliest start of a hole that another audit has to confirm, or of which nobody knows yet where it ends."""
+        until_ms = self.judged_until_ms
+        undecided = [
+            one.start_ms
+            for one in self._ledger.values()
+            if one.state is HoleState.SUSPECTED or (one.live and until_ms is not None and one.end_ms >= until_ms)
+        ]
+        return min(undecided, default=None)
 
     def change(self, mark: Mark) -> TruthChange:
         """What to write."""

@@ -130,7 +130,7 @@ def resume(series: Series, rows: Batch, judged: Judged, before_ms: int | None) -
     before_ms = judged.span.end_ms if before_ms is None else before_ms
     if isinstance(continuity, Grid):
         length = INTERVALS_MS[series.interval or ""] or 0
-        from_ms = max(judged.span.start_ms, min(judged.span.end_ms - REREAD * length, before_ms))
+        from_ms = max(judged.span.start_ms, min(judged.span.end_ms - REREAD * length, before_ms - length))
         return Resume(from_ms, from_ms)
     old = int(np.flatnonzero(rows.time_ms < judged.span.end_ms)[-1]) + 1 if len(rows) else 0
     if bracketed(continuity):

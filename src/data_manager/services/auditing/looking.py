@@ -388,7 +388,7 @@ class Walk:
             self.over = (entering.judged_until_ms or 0) > self.extent.last_ms
         elif entering.judged_until_ms is not None:
             entering.not_yet(entering.judged_until_ms)
-        goes_on = resume(self.series, rows, judged, entering.suspected_since_ms())
+        goes_on = resume(self.series, rows, judged, entering.undecided_since_ms())
         anchor, last_key = goes_on.anchor_key, self.extent.last_key
         tail = 0 if anchor is None else int(((rows.key >= anchor) & (rows.key <= last_key)).sum())
         self.looked.mark = Mark(

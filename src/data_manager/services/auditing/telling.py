@@ -7,6 +7,7 @@ from typing import Final
 from data_manager.domain.condition import Flaw
 from data_manager.domain.finding import Evidence, Finding, FindingKind, Severity, finding_id
 from data_manager.domain.ledger import HoleState, LedgerEntry
+from data_manager.domain.reconcile import described
 from data_manager.domain.span import Span
 from data_manager.services.auditing.entering import Entering
 
@@ -34,7 +35,7 @@ def _holes(before: dict[str, LedgerEntry], held: dict[str, LedgerEntry], now_ms:
         old = before.get(entry.id)
         told = old is not None and old.state is not HoleState.SUSPECTED
         if entry.live and entry.state is not HoleState.SUSPECTED:
-            if not told or (old is not None and old.span != entry.span):
+            if not told or (old is not None and described(old) != described(entry)):
                 yield _hole(entry, now_ms)
         elif not entry.live and told and old is not None and old.live:
             yield _hole(entry, now_ms).resolved(now_ms, now_ms)

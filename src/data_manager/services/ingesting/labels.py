@@ -3,10 +3,11 @@
 The publisher calls every partial book without a symbol by the first stream it was configured with, so half of them may
 be another symbol's. A price that came with its own symbol tells: it must lie between the book's best bid and best ask,
 give or take a tolerance. The tolerance grows with the time between the two, so that an old price refuses nothing that
-the market may have done since; and a book that is wide open refuses nothing at all.
+the market may have done since; and a book that is wide open refuses nothing at all. One price may have a wrong digit:
+while the newest one is further from the one before than the market can have gone, a book near either is believed.
 
-A book of a symbol whose price nobody has told yet is believed, and remembered: when the first price contradicts it, a
-finding names the rows. See docs/adr for why.
+A book of a symbol whose price nobody has told yet is believed, and remembered: when the first two prices contradict it,
+a finding names the rows. See docs/adr for why.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class Labels:
         self._labelled = labelled
         self._tolerance = tolerance
         self._known: dict[str, Price] = {}
+        self._disputed: dict[str, Price] = {}  # what a symbol cost before, where it cannot have gone from there
         self._ladder: list[tuple[float, str]] | None = None  # every price, ascending; None: to be made again
         self._unproven: dict[str, Unproven] = {}
         self._episodes = Episodes(clock)
@@ -96,14 +98,26 @@ class Labels:
     def _enter(self, dataset: Dataset, symbol: str, price: float, at_ms: int) -> None:
         if not 0 < price < inf or (len(self._known) >= _SYMBOLS_MAX and symbol not in self._known):
             return
-        self._known[symbol] = Price(price, at_ms)
+        before, newest = self._known.get(symbol), Price(price, at_ms)
+        self._known[symbol] = newest
         self._ladder = None
+        if before is not None and not self._reached(price, price, before, at_ms):
+            self._disputed[symbol] = before
+        elif self._disputed:
+            self._disputed.pop(symbol, None)
         if self._unproven:
-            unproven = self._unproven.pop(symbol, None)
-            if unproven is not None and not self._fits(
-                unproven.bid_max, unproven.ask_min, symbol, unproven.last_event_ms
-            ):
-                self._episodes.stored(unproven, price)
+            self._prove(symbol, newest, alone=before is None)
+
+    def _prove(self, symbol: str, price: Price, *, alone: bool) -> None:
+        """Books that were believed before there was a price. alone: it is the first one, and may be a wrong one."""
+        books = self._unproven.get(symbol)
+        if books is None:
+            return
+        fits = self._reached(books.bid_max, books.ask_min, price, books.last_event_ms)
+        if fits or not alone:
+            del self._unproven[symbol]
+        if not (fits or alone):
+            self._episodes.stored(books, price.price)
 
     def _judge(self, dataset: Dataset, book: Any, received_ms: int) -> Mislabelled | None:
         symbol, (bid, ask) = book.symbol, _best(book)
@@ -114,16 +128,16 @@ class Labels:
         price, most = known.price, 1 + self._tolerance
         if bid <= price * most and price <= ask * most:
             return None
-        if self._fits(bid, ask, symbol, book.event_ms):
+        disputed = self._disputed.get(symbol, known)
+        if any(self._reached(bid, ask, one, book.event_ms) for one in (known, disputed)):
             return None
         fitting = self._whose(bid, ask)
         series = Series(self._market, dataset.name, symbol)
         self._episodes.quarantined(series, dataset.wire, fitting, received_ms, book.event_ms)
         return _mislabelled(symbol, bid, ask, known, book.event_ms, fitting)
 
-    def _fits(self, bid: float, ask: float, symbol: str, at_ms: int) -> bool:
-        """Whether the market may have gone from the price that is known to this book in the time between them."""
-        known = self._known[symbol]
+    def _reached(self, bid: float, ask: float, known: Price, at_ms: int) -> bool:
+        """Whether the market may have gone from a price to this book in the time between them."""
         most = 1 + self._tolerance * (1 + abs(at_ms - known.at_ms) / MINUTE_MS)
         return bid <= known.price * most and known.price <= ask * most
 
