@@ -139,7 +139,7 @@ class Entering:
         ]
 
     def undecided_since_ms(self) -> int | None:
-        """The earliest start of a hole that another audit has to confirm, or of which nobody knows yet where it ends."""
+        """The earliest start of a hole that another audit has to confirm, or whose end nobody knows yet."""
         until_ms = self.judged_until_ms
         undecided = [
             one.start_ms
