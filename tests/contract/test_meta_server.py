@@ -25,6 +25,7 @@ from data_manager.domain.dataset import Series
 from data_manager.domain.errors import BadSetting, Unavailable
 from data_manager.domain.finding import FindingKind, found
 from data_manager.ports import DeadLetter, SeriesStatistics
+from tests.certificates import Authority
 from tests.conftest import eventually
 from tests.mysql_server import USER, MySqlServer
 
@@ -74,6 +75,46 @@ async def test_nobody_at_the_port(mysql_server: MySqlServer) -> None:
 
 async def test_a_host_that_does_not_exist() -> None:
     assert "does not answer" in await refusal(f"mysql://{USER}:hunter2@nowhere.invalid/petrosa", Unavailable)
+
+
+async def test_another_server_at_the_port() -> None:
+    """One that greets otherwise, and one that waits until it is greeted."""
+
+    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"server_id":"NDQ"}\r\n')
+        writer.close()
+
+    async with await asyncio.start_server(greet, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        said = await refusal(f"mysql://{USER}:hunter2@127.0.0.1:{port}/petrosa")
+    assert "is no MySQL server: check host and port in MYSQL_URI" in said
+
+
+async def test_a_server_that_never_greets_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also by a migration, which may take an hour for a statement."""
+    monkeypatch.setattr(mysql, "_GREETING_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # the kernel takes the connection, and nobody says a word
+        port = silent.getsockname()[1]
+        async with asyncio.timeout(5):
+            with pytest.raises(Unavailable, match="does not answer"):
+                await migrate(f"mysql://{USER}:hunter2@127.0.0.1:{port}/petrosa")
+
+
+async def test_encryption(mysql_server: MySqlServer, tmp_path: Path) -> None:
+    """By an authority that is named; whom it does not vouch for, and who cannot encrypt, is refused."""
+    ours, other = Authority(tmp_path, "ours"), Authority(tmp_path, "other")
+    certificate, key = ours.issue("server")
+    with running(tmp_path, f"--ssl-cert={certificate}", f"--ssl-key={key}") as server:
+        url = await server.fresh()
+        await server.say(f"ALTER USER {USER}@'%' REQUIRE SSL")
+        assert "needs ?ssl_ca" in await refusal(url)
+        assert "certificate that is not trusted (unable to get local issuer" in await refusal(
+            f"{url}?ssl_ca={other.certificate}"
+        )
+        assert await migrate(f"{url}?ssl_ca={ours.certificate}")
+    said = await refusal(f"{await mysql_server.fresh()}?ssl_ca={ours.certificate}")
+    assert "does not agree to encryption" in said
+    assert "leave ssl_* out of MYSQL_URI" in said
 
 
 async def test_rights_that_are_missing_are_named_and_what_was_done_is_finished_later(

@@ -177,7 +177,7 @@ def _name(url: URL) -> str:
     """What messages call it: no user, no password, no options."""
     if url.get_backend_name() == "sqlite":
         return str(url.database).removeprefix("file:")
-    return f"{url.host or 'localhost'}:{url.port or 3306}/{url.database}"
+    return f"{url.host or 'localhost'}:{url.port or 3306}/{url.database or ''}"
 
 
 def _on_connect(engine: AsyncEngine, name: str) -> None:
@@ -186,6 +186,10 @@ def _on_connect(engine: AsyncEngine, name: str) -> None:
         event.listen(engine.sync_engine, "begin", sqlite.begin)
     else:
         # Before anything else is asked: what a server that is too old would answer to that is of no use.
-        event.listen(engine.sync_engine, "do_connect", mysql.connect)
+        event.listen(
+            engine.sync_engine,
+            "do_connect",
+            lambda dialect, _, given, named: mysql.connect(dialect, given, named, name),
+        )
         event.listen(engine.sync_engine, "connect", lambda connection, _: mysql.agree(connection, name), insert=True)
         event.listen(engine.sync_engine, "begin", mysql.begin)

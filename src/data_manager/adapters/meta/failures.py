@@ -3,6 +3,8 @@
 What is not in these tables and is no loss of connection is a bug of ours and rises as it is.
 """
 
+from ssl import SSLCertVerificationError, SSLError
+
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from data_manager.domain.errors import Corrupt, DataManagerError, Unavailable
@@ -44,7 +46,7 @@ _SQLITE: dict[int, tuple[Kind, str]] = {
 }
 _NO_RIGHTS = (
     "refuses this user: grant it SELECT, INSERT, UPDATE and DELETE on this database, and for migrations also CREATE, "
-    "ALTER, INDEX and DROP"
+    "ALTER, INDEX and DROP; or name the database it belongs to in MYSQL_URI"
 )
 _NO_ENTRY = (
     "refuses this user and password: check MYSQL_URI; an account that asks for encryption needs ?ssl_ca=/path/to/ca.pem"
@@ -100,6 +102,9 @@ def translated(error: DBAPIError, name: str) -> DataManagerError | None:
     if known is not None:
         kind, words = known
         return kind(f"metadata database {name} {words}")
+    unencrypted = _of_encryption(error.orig)
+    if unencrypted is not None:
+        return Refused(f"metadata database {name} {unencrypted}")
     if lost(error):
         return Unavailable(f"metadata database {name} does not answer: check that it runs and can be reached")
     return None
@@ -108,6 +113,18 @@ def translated(error: DBAPIError, name: str) -> DataManagerError | None:
 def lost(error: DBAPIError) -> bool:
     """Whether the connection is gone. What was under way on it did not happen, but for a commit: nobody knows."""
     return error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
+
+
+def _of_encryption(cause: BaseException | None) -> str | None:
+    """Why an encrypted connection was not made, if that is why there is none: it stands behind the driver's error."""
+    while cause is not None and not isinstance(cause, SSLError):
+        cause = cause.__cause__
+    if cause is None:
+        return None
+    if isinstance(cause, SSLCertVerificationError):
+        fix = "check ssl_ca in MYSQL_URI, and that the certificate names this host, else ssl_check_hostname=false"
+        return f"shows a certificate that is not trusted ({cause.verify_message.rstrip('.')}): {fix}"
+    return f"does not agree to encryption ({cause.reason}): set it up there, or leave ssl_* out of MYSQL_URI"
 
 
 def _of_sqlite(cause: BaseException | None) -> tuple[Kind, str] | None:

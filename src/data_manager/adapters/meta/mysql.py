@@ -4,6 +4,7 @@ Every session is strict, in UTC, and reads only what was committed; locks are wa
 says nothing for a while is ended by the server, for the client may be frozen or cut off while it holds locks.
 """
 
+import asyncio
 import re
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +19,7 @@ OLDEST: Final = {"MariaDB": (10, 6), "MySQL": (8, 0, 19)}  # MySQL: the first th
 IDLE_S: Final = 60  # a session may say nothing for so long
 _LOCK_S: Final = 5
 _CONNECT_S: Final = 5.0
+_GREETING_S: Final = 10.0
 _STRICT: Final = "STRICT_ALL_TABLES"
 _SQL_MODE: Final = f"{_STRICT},NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION"
 _MAY_SAY: Final = ("charset", "ssl_ca", "ssl_cert", "ssl_key", "ssl_check_hostname", "unix_socket")
@@ -72,12 +74,26 @@ def agree(connection: Any, name: str) -> None:
         )
 
 
-def connect(dialect: Any, _: Any, arguments: Any, options: Any) -> Any:
-    """A connection by the driver, which calls it a bug where the server hung up before it was greeted."""
+def connect(dialect: Any, arguments: Any, options: Any, name: str) -> Any:
+    """A connection by the driver, greeted and let in within _GREETING_S: some servers wait for us to speak first.
+
+    The driver calls it a bug where the server hung up before that, and an error of its own where another protocol was
+    spoken. Raises Refused for the latter, OSError for what may pass.
+    """
+    driver = dialect.loaded_dbapi.asyncmy
+
+    async def let_in(*arguments: Any, **options: Any) -> Any:
+        async with asyncio.timeout(_GREETING_S):
+            return await driver.connect(*arguments, **options)
+
     try:
-        return dialect.connect(*arguments, **options)
+        return dialect.connect(*arguments, async_creator_fn=let_in, **options)
     except RuntimeError as error:
         raise ConnectionResetError(f"the server hung up: {error}") from error
+    except dialect.loaded_dbapi.InternalError as error:
+        if error.args and isinstance(error.args[0], int):
+            raise
+        raise Refused(f"metadata database {name} is no MySQL server: check host and port in MYSQL_URI") from error
 
 
 def objection(version: str, sql_mode: str) -> str | None:
