@@ -13,6 +13,7 @@ from data_manager.adapters.meta.sql import open_meta
 from data_manager.adapters.mongo.access import MongoAccess
 from data_manager.adapters.mongo.store import open_mongo
 from data_manager.domain.finding import Finding
+from tests.account import compared
 from tests.conftest import eventually
 from tests.mongo_server import AnyServer
 from tests.mysql_server import MySqlServer
@@ -92,10 +93,12 @@ class Cluster:
 
     async def require(self, rows: Mapping[str, Sequence[str]]) -> None:
         """Fails unless exactly these series are held, and the role api answers exactly these rows of each."""
-        assert await self.held() == sorted(rows)
+        ways = {series: asked(series) for series in await self.held()}
+        held = {series: self.api.lines(path, **query) for series, (path, query) in ways.items()}
+        compared(rows, held)
+        assert list(held) == sorted(rows)
         for series, expected in rows.items():
-            path, query = asked(series)
-            assert self.api.lines(path, **query) == expected, f"{series}\n{self.api.said()}"
+            assert held[series] == expected, f"{series}\n{self.api.said()}"
 
     async def findings(self) -> list[Finding]:
         """All that the metadata keep."""

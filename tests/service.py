@@ -25,6 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from data_manager.adapters.store.readonly import ReadOnlyStore
 from data_manager.domain.datasets import DATASETS
 from data_manager.settings import SETTINGS
+from tests.account import compared, counted
 from tests.conftest import eventually
 from tests.servers import fresh
 from tests.warm import PROGRAM, Warm, run, started
@@ -199,14 +200,15 @@ class Service:
 
     async def require(self, rows: Mapping[str, Sequence[str]]) -> None:
         """Fails unless exactly these series are held, and of each exactly these rows (tests/truth.py)."""
-        assert await self.held() == sorted(rows)
+        held = {series: self.lines(path, **query) for series in await self.held() for path, query in [asked(series)]}
+        compared(rows, held)
+        assert list(held) == sorted(rows)
         for series, expected in rows.items():
-            path, query = asked(series)
-            assert self.lines(path, **query) == expected, f"{series}\n{self.said()}"
+            assert held[series] == expected, f"{series}\n{self.said()}"
 
     def figures(self) -> "Figures":
         """Its metrics now."""
-        return Figures(self._http.get(f"{self.metrics_url}/metrics").text)
+        return Figures(self._http.get(f"{self.metrics_url}/metrics").text, self.folder)
 
     def command(self, *arguments: object) -> bytes:
         """Standard output of a command with the same settings, which must succeed."""
@@ -214,9 +216,10 @@ class Service:
 
 
 class Figures:
-    """A scrape."""
+    """A scrape. service: who was asked."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, service: object = None) -> None:
+        self._service = service
         self._samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
 
     def of(self, name: str, **labels: str) -> int:
@@ -233,7 +236,13 @@ class Figures:
         raw = self.of("messages_received_total", event_type="raw")
         received = self.of("messages_received_total") - raw + self.of("events_dropped_total")
         names = ("rows_new_total", "rows_changed_total", "rows_duplicate_total", "messages_failed_total")
-        parts = [self.of(name) for name in (*names, "events_dropped_total", "events_in_flight")]
+        new, changed, duplicate, rejected = (self.of(name) for name in names)
+        dropped, in_flight = self.of("events_dropped_total"), self.of("events_in_flight")
+        counted(
+            self._service, received=received, new=new, changed=changed, duplicate=duplicate, rejected=rejected,
+            dropped=dropped,
+        )  # fmt: skip
+        parts = [new, changed, duplicate, rejected, dropped, in_flight]
         assert received == sum(parts), (received, parts)
         assert self.of("conservation_missing") == 0
 

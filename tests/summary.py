@@ -37,23 +37,46 @@ def summarize(terminal: TerminalReporter) -> None:
 
 
 def _faults(terminal: TerminalReporter) -> None:
-    """A line for each test that was told figures."""
-    lines = [
-        (one.nodeid.rpartition("::")[2].removeprefix("test_").replace("_", " "), one.outcome, one.duration, figures)
+    """A table with a line for each test of faults."""
+    reports = [
+        one
         for kind in ("passed", "failed")
         for one in terminal.getreports(kind)
-        if isinstance(one, TestReport) and (figures := getattr(one, "figures", None))
+        if isinstance(one, TestReport) and hasattr(one, "figures") and (one.when == "call" or one.failed)
     ]
-    if not lines:
+    if not reports:
         return
     terminal.section(f"faults ({'full' if FULL else 'shortened: make faults runs all of it'})")
-    width = max(len(name) for name, *_ in lines)
-    for name, outcome, seconds, figures in sorted(lines):
-        shown = ", ".join(f"{what.replace('_', ' ')} {_text(value)}" for what, value in figures.items())
-        terminal.write_line(f"{name:{width}}  {outcome}  {seconds:6.1f} s  {shown}")
+    lines = [_HEAD, *sorted(map(_line, reports))]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = zip(line, widths, _LEFT, strict=True)
+        text = "  ".join(cell.ljust(width) if left else cell.rjust(width) for cell, width, left in cells)
+        terminal.write_line(text.rstrip())
+    terminal.write_line(
+        "received to dropped: as counted by the lives that met the end of the test, all replicas together"
+    )
+    terminal.write_line("lost, doubled: of what is held, beside what has to be; -: the test looks at something else")
+
+
+_PARTS = ("received", "new", "changed", "duplicate", "rejected", "dropped", "lost", "doubled")
+_HEAD = ("what was broken", "", "took s", "times", *_PARTS, "recovered s", "and")
+_LEFT = [name in ("what was broken", "", "and") for name in _HEAD]
+
+
+def _line(report: TestReport) -> tuple[str, ...]:
+    columns, told = report.figures["columns"], dict(report.figures["told"])
+    name = report.nodeid.rpartition("::")[2].removeprefix("test_").replace("_", " ")
+    times, recovered = told.pop("times", None), told.pop("seconds_to_recover", None)
+    besides = ", ".join(f"{what.replace('_', ' ')} {_text(value)}" for what, value in told.items())
+    took = f"{report.duration:.1f}"
+    parts = (_text(columns[part]) for part in _PARTS)
+    return name, report.outcome, took, _text(times), *parts, _text(recovered), besides
 
 
 def _text(value: object) -> str:
+    if value is None:
+        return "-"
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:.3g}" if isinstance(value, float) else str(value)

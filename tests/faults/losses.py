@@ -6,6 +6,7 @@ from datetime import datetime
 
 from data_manager.adapters.meta.sql import open_meta
 from data_manager.domain.finding import Finding, FindingKind
+from tests.account import compared
 from tests.service import Service
 from tests.truth import Line, rows_of
 
@@ -41,6 +42,7 @@ def gaps(findings: Iterable[Finding]) -> list[Finding]:
 def missing(expected: Rows, held: Rows) -> dict[str, list[str]]:
     """By series, the rows that ought to be held and are not. What is held and ought not to be fails."""
     lost = {}
+    compared(expected, held)
     for series, rows in expected.items():
         have = set(held.get(series, ()))
         assert have <= set(rows), series

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.account import compared
 from tests.servers import fresh
 from tests.service import Service, asked
 
@@ -49,6 +50,7 @@ class Replicas:
             for series, lines in place.items():
                 assert len(lines) == len(set(lines)), series
                 union.setdefault(series, set()).update(lines)
+        compared(rows, union)
         assert sorted(union) == sorted(rows)
         for series, expected in rows.items():
             missing, foreign = set(expected) - union[series], union[series] - set(expected)

@@ -141,4 +141,4 @@ class Stage:
             return int(found.json()["pagination"]["total"]) if found.status_code == 200 else -1
 
         await eventually(lambda: letters() == self.garbage, what=f"all {self.garbage} dead letters, not {letters()}")
-        told(rows=self.rows, dead_letters=self.garbage)
+        told(published=len(self.published), dead_letters=self.garbage)

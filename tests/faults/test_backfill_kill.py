@@ -97,7 +97,7 @@ async def test_killed_amid_jobs_again_and_again(tmp_path: Path, told: Told) -> N
                 assert len({row["timestamp"] for row in held}) == len(held) == len(wanted)
             assert await service.held() == ["um.candle.BTCUSDT.1m", "um.candle.BTCUSDT.5m"]
             told(
-                kills=kills,
+                times=kills,
                 attempts=done["attempts"],
                 rows=done["records"]["expected"],
                 again=done["records"]["duplicate"],

@@ -61,7 +61,7 @@ async def test_a_server_of_the_cluster_is_killed_under_load(stage: Stage, server
             well_s = time.monotonic()
             await all_ready(cluster.services.values())
             recoveries.append(time.monotonic() - well_s)
-    told(kills=ROUNDS, seconds_to_recover=max(recoveries))
+    told(times=ROUNDS, seconds_to_recover=max(recoveries))
     await stage.settled(told)
     new = cluster.sum_of("rows_new_total") - before
     if server == "mongo":  # what it wrote and could not say any more is a duplicate at the next attempt
@@ -82,8 +82,7 @@ async def test_a_frozen_replica_neither_loses_nor_doubles_anything(stage: Stage,
             await freeze(frozen, 1.5 * ACK_WAIT_S)
     await stage.settled(told)
     assert cluster.sum_of("rows_new_total") - before == stage.rows - rows_before, "each row is new in one replica, once"
-    again = cluster.sum_of("rows_duplicate_total") - duplicates
-    told(freezes=ROUNDS, duplicates=again)
+    told(times=ROUNDS, duplicates_of_it=cluster.sum_of("rows_duplicate_total") - duplicates)
 
 
 async def freeze(service: Service, seconds: float) -> None:
@@ -108,7 +107,7 @@ async def test_a_killed_replica_loses_nothing(stage: Stage, told: Told) -> None:
             await killed.kill()
             await killed.start()
     await stage.settled(told)
-    told(kills=ROUNDS)
+    told(times=ROUNDS)
 
 
 async def test_everything_again_is_nothing_new(stage: Stage, told: Told) -> None:

@@ -53,7 +53,7 @@ async def test_another_leads_when_the_leader_is_killed(cluster: Cluster, told: T
         await leader.kill()
         takeovers.append(await taken_over(cluster, leader, epoch))
         await leader.start()
-    told(kills=ROUNDS, seconds_to_take_over=max(takeovers))
+    told(times=ROUNDS, seconds_to_recover=max(takeovers))
 
 
 async def test_another_leads_when_the_leader_freezes_and_it_gives_way_when_it_wakes(
@@ -67,7 +67,7 @@ async def test_another_leads_when_the_leader_freezes_and_it_gives_way_when_it_wa
         await knows(leader, epoch + 1)
         require_one_at_most(cluster)
         assert not lease(leader)["leading"]
-    told(freezes=ROUNDS, seconds_to_take_over=max(takeovers))
+    told(times=ROUNDS, seconds_to_recover=max(takeovers))
 
 
 async def test_a_leader_that_stops_gives_the_lease_back(cluster: Cluster, told: Told) -> None:
@@ -75,7 +75,7 @@ async def test_a_leader_that_stops_gives_the_lease_back(cluster: Cluster, told: 
     await leader.stop()
     seconds = await taken_over(cluster, leader, epoch)
     await leader.start()
-    told(seconds_to_take_over=seconds)
+    told(times=1, seconds_to_recover=seconds)
 
 
 async def test_nobody_leads_without_the_metadata_and_that_is_found_and_passes(
@@ -93,7 +93,7 @@ async def test_nobody_leads_without_the_metadata_and_that_is_found_and_passes(
     well_s = time.monotonic()
     await all_ready(workers)
     await eventually(lambda: leaders(cluster) == 1, within_s=BOUND_S + 5, what="somebody leads again")
-    told(seconds_to_recover=time.monotonic() - well_s)
+    told(times=1, seconds_to_recover=time.monotonic() - well_s)
     assert max(lease(one)["epoch"] for one in workers) > epoch
 
     async def resolved() -> bool:

@@ -84,7 +84,7 @@ async def test_overflow_drops_the_oldest_and_says_exactly_which(
         said = len(said_of_drops(service))
         assert 0 < said <= len(findings)
         await mend(service, client, lines, findings)
-    told(published=len(lines), dropped=dropped, findings=len(findings), log_lines=said)
+    told(times=1, published=len(lines), let_go=dropped, findings=len(findings), log_lines=said)
 
 
 async def test_a_frozen_service_is_cut_off_and_says_what_it_may_have_missed(
@@ -133,7 +133,13 @@ async def test_a_frozen_service_is_cut_off_and_says_what_it_may_have_missed(
         assert 0 < len(said_of_drops(service)) <= len(findings)
         await mend(service, client, published, findings)
     unread = sum(map(len, lost.values())) - figures.of("events_dropped_total")
-    told(published=len(published), dropped=figures.of("events_dropped_total"), unseen=unread, findings=len(findings))
+    told(
+        times=1,
+        published=len(published),
+        let_go=figures.of("events_dropped_total"),
+        unseen=unread,
+        findings=len(findings),
+    )
 
 
 async def test_what_passes_between_two_runs_is_missed_by_the_next_one(
@@ -158,7 +164,7 @@ async def test_what_passes_between_two_runs_is_missed_by_the_next_one(
         [absence] = absences(findings)
         assert absence.start_ms <= gone_ms < (absence.end_ms or 0)
         await mend(service, client, lines, findings)
-    told(published=len(lines), unseen=third, findings=len(findings))
+    told(times=1, published=len(lines), unseen=third, findings=len(findings))
 
 
 # ---- what each of them does ------------------------------------------------------------------------------------------

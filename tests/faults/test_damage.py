@@ -41,7 +41,7 @@ async def test_keys_that_cannot_be_read_stop_nobody_else(tmp_path: Path, told: T
             assert service.get("/data/trades", pair="BTCUSDT", start="2015-01-01").status_code == 500
             assert service.get("/health/readiness").status_code == 200
             assert await service.stop() < 5.0
-            told(buried=2, stored=2)
+            told(times=1, buried=2, stored=2)
 
 
 async def test_a_damaged_span_can_be_dropped_unread_and_filled_again(tmp_path: Path) -> None:

@@ -64,4 +64,4 @@ async def test_what_passed_between_two_runs_is_told_when_the_store_comes_up_last
     assert absence.start_ms <= gone_ms < absence.end_ms <= listens_ms
     assert (gap.series, gap.evidence["after_key"], gap.evidence["before_key"]) == ("um.trade.GONEUSDT", 9, 20)
     assert gap.evidence["absent"] == 10
-    told(unseen=10, findings=len(findings))
+    told(times=1, unseen=10, findings=len(findings))

@@ -82,7 +82,7 @@ async def test_rows_do_not_wait_for_the_metadata_and_dead_letters_do(
             service.figures().require_law()
         await recovered(service, client, told)
         await require_all(service, lines, failed=failed)
-        told(rows=rows, dead_letters=failed, seconds_away=META_AWAY_S)
+        told(times=1, dead_letters=failed, seconds_away=META_AWAY_S)
         assert len(dead_letters(service)) == failed
         [garbage] = await findings(service, at_least=1)
         assert garbage.kind is FindingKind.PARSE_ERRORS
@@ -99,7 +99,7 @@ async def test_a_stop_does_not_wait_for_the_metadata(
         async with locked(tmp_path / "meta"):
             await publish(client, service.subject, payloads)
             await eventually(lambda: service.figures().of("messages_failed_total") == len(payloads) - 1_000)
-            told(seconds_to_stop=await service.stop())
+            told(times=1, seconds_to_stop=await service.stop())
         await service.start()
         await drained(client, service)
         await service.require(rows_of(lines[:1_000]))

@@ -120,7 +120,7 @@ async def test_books_with_the_label_of_another_are_quarantined(
             require_letters(service, {symbol: len(books) for symbol, books in published.books.items() if symbol != own})
             finding = await raised(service, f"spot.depth.{own}")
             assert finding.evidence["books"] == others
-            told(books=sum(map(len, published.books.values())), quarantined=others)
+            told(times=others, books=sum(map(len, published.books.values())))
             await service.kill()
             await service.start()
             await feed(client, service, published.payloads)

@@ -52,21 +52,22 @@ async def test_the_buss_server_is_away_while_the_publisher_goes_on(
             await server.kill()
             gone_s = time.monotonic()
             await eventually(lambda: not_ready(service, "nats"), within_s=5, what="not ready")
-            told(seconds_to_notice=time.monotonic() - gone_s)
+            told(times=1, seconds_to_notice=time.monotonic() - gone_s)
             await eventually(lambda: service.figures().of("findings_open") == 1, what="the finding")
             await eventually(lambda: time.monotonic() - gone_s >= BUS_AWAY_S, within_s=BUS_AWAY_S + 1)
             require_alive(service, rows_of(lines[:100]))
             assert service.figures().of("nats_connection_status") == 0
             assert {one["state"] for one in service.page("/health/ingest")["series"]} == {"live"}
             assert service.figures().of("findings_open") == 1, "the bus is away, and no series is silent for it"
-            told(messages=len(payloads), published_afterwards=outbox.waiting, seconds_away=BUS_AWAY_S)
+            told(published=len(payloads), published_afterwards=outbox.waiting, seconds_away=BUS_AWAY_S)
             assert outbox.waiting > len(payloads) / 4, "the publisher went on"
             await server.start()
             back_s = time.monotonic()
             await eventually(lambda: is_ready(service), within_s=10, what="ready again")
-            told(seconds_to_be_back=time.monotonic() - back_s)
+            recovered_s = time.monotonic() - back_s
         async with connected(server.url) as client:
             await recovered(service, client, told)
+        told(seconds_to_recover=recovered_s)
         await eventually(lambda: service.figures().of("findings_open") == 0, what="the end of the finding")
         told(redelivered=service.figures().of("messages_received_total", event_type="raw") - len(payloads))
         await require_all(service, lines)
@@ -105,7 +106,7 @@ async def test_a_store_that_may_only_be_read_holds_everything_back_and_still_ans
         assert service.page("/health/ingest")["oldest_unflushed_ms"] > 500
         illness.unlink()
         await recovered(service, client, told)
-        told(messages=len(lines), seconds_away=ILL_S)
+        told(times=1, published=len(lines), seconds_away=ILL_S)
         await require_all(service, lines)
         assert await findings(service) == []
         assert await service.stop() < 5.0
@@ -135,7 +136,7 @@ async def test_a_store_that_takes_seconds_for_a_commit_falls_behind_and_catches_
         illness.unlink()
         await recovered(service, client, told)
         redelivered = service.figures().of("messages_received_total", event_type="raw") - len(lines)
-        told(messages=len(lines), seconds_slow=ILL_S, redelivered=redelivered)
+        told(times=1, published=len(lines), seconds_slow=ILL_S, redelivered=redelivered)
         assert redelivered == 0
         await require_all(service, lines)
         assert await findings(service) == []

@@ -49,7 +49,7 @@ async def test_one_in_a_hundred_is_garbage(tmp_path: Path, lines: list[Line], tr
             clean_s = await seconds_to_store(client, clean, [line.enveloped for line in lines])
         async with running(Service(tmp_path / "service", nats_url=server.url)) as service:
             poisoned_s = await seconds_to_store(client, service, payloads)
-            told(messages=len(payloads), garbage=len(bad), clean_s=clean_s, poisoned_s=poisoned_s)
+            told(times=len(bad), published=len(payloads), clean_s=clean_s, poisoned_s=poisoned_s)
             figures = service.figures()
             figures.require_law()
             assert figures.of("messages_failed_total") == len(bad), f"seed {seed}"
@@ -84,7 +84,7 @@ async def test_a_flood_of_garbage_is_bounded_and_the_newest_of_it_is_kept(
             assert len(letters) == BOUND
             evicted = service.figures().of("dead_letters_evicted_total")
             assert evicted == len(bad) - BOUND
-            told(garbage=len(bad), kept=len(letters), let_go=evicted)
+            told(times=len(bad), kept=len(letters), let_go=evicted)
             await eventually(lambda: "let go for want of room" in log_of(service), what="the line of the log")
             assert service.figures().of("rows_new_total") == 1
             service.figures().require_law()

@@ -62,9 +62,7 @@ async def test_one_killed_and_one_frozen(tmp_path: Path, lines: list[Line], stor
                 assert service.figures().of("events_dropped_total") == 0
             twice = await replicas.require(rows_of(lines))
             assert [await service.stop() < 5.0 for service in services] == [True] * 3
-    told(
-        kills=ROUNDS, freezes=ROUNDS, rows=sum(map(len, rows_of(lines).values())), redelivered=redelivered, twice=twice
-    )
+    told(times=2 * ROUNDS, published=len(lines), redelivered=redelivered, held_by_more_than_one=twice)
 
 
 class Load:

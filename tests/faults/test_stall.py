@@ -42,7 +42,7 @@ async def test_the_event_loop_stands_still_under_load(tmp_path: Path, told: Told
             await drained(client, service)
             figures = service.figures()
             redelivered = figures.of("messages_received_total", event_type="raw") - len(ticks.sent)
-            told(rows=len(ticks.sent), stalls=STALLS, seconds_each=STALL_S, seconds_to_catch_up=slowest_s)
+            told(times=STALLS, published=len(ticks.sent), seconds_each=STALL_S, seconds_to_recover=slowest_s)
             told(redelivered=redelivered, peak_mib=peak_mib(service))
             assert redelivered == 0
             assert figures.of("nats_reconnections_total") == 0

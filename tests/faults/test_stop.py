@@ -78,7 +78,7 @@ async def test_stopped_under_load_again_and_again(
             await nothing_owed(client, service, f"seed {seed}, stop {number}")
             await service.start()
             assert service.figures().of("rows_duplicate_total") == 0
-        told(stops=STOPS, seconds_to_stop=sum(seconds) / STOPS, slowest=max(seconds))
+        told(times=STOPS, seconds_to_stop=sum(seconds) / STOPS, slowest=max(seconds))
         assert max(seconds) < STOP_S
         await require_once(client, service, lines[: STOPS * BURST], told)
 
@@ -114,7 +114,7 @@ async def test_more_signals_during_the_drain_change_nothing(
             os.kill(service.pid, how)
         assert await service.exit_code() == 0, service.said()
         seconds = time.monotonic() - started
-        told(seconds_to_stop=seconds)
+        told(times=1, seconds_to_stop=seconds)
         assert 0.2 < seconds < STOP_S
         await service.start()
         await require_once(client, service, lines, told)
@@ -133,7 +133,7 @@ async def test_stopped_while_the_buss_server_is_away(
             await eventually(lambda: has_stored(service, 1_000))
         await server.kill() if how == "killed" else server.freeze()
         seconds = await stopped(service)
-        told(seconds_to_stop=seconds)
+        told(times=1, seconds_to_stop=seconds)
         assert seconds < STOP_S
         await server.start() if how == "killed" else server.thaw()
         await service.start()
@@ -156,7 +156,7 @@ async def test_stopped_while_the_store_takes_no_writes(
         await publish(client, service.subject, [line.message for line in lines[2_000:]])
         await eventually(lambda: service.get("/health/readiness").status_code == 503, what="not ready")
         seconds = await stopped(service)
-        told(seconds_to_stop=seconds)
+        told(times=1, seconds_to_stop=seconds)
         assert 1.0 <= seconds < STOP_S
         assert says(service, UNDRAINED)
         refused.unlink()
@@ -185,7 +185,7 @@ async def require_once(
     seconds = time.monotonic() - started
     figures = service.figures()
     figures.require_law()
-    told(rows=len(lines), duplicates=figures.of("rows_duplicate_total"), seconds_until_drained=seconds)
+    told(published=len(lines), seconds_until_drained=seconds)
     assert seconds < ACK_WAIT_S / 2
     assert twice_is_fine or figures.of("rows_duplicate_total") == 0
     await service.require(rows_of(lines))
