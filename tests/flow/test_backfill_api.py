@@ -96,10 +96,13 @@ async def test_a_job_from_its_request_to_its_end(stage: Stage) -> None:
         119,
         119,
     )
-    assert done["records"] == {"expected": 120, "fetched": 119, "new": 119, "changed": 0, "duplicate": 0, "refused": 0}
+    assert done["records"] == {
+        "expected": 120, "fetched": 119, "new": 119, "changed": 0, "duplicate": 0, "refused": 0, "burned": 0,
+    }  # fmt: skip
     [lack] = done["absent"]
     assert (lack["start_ms"], lack["missing"], lack["call"]) == (span(30, 31).start_ms, 1, "rest:klines")
     assert lack["evidence"]["digest"]
+    assert lack["doubt"] is None
     assert done["completed_at"] == iso(NOW_MS)
 
 

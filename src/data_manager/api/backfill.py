@@ -50,6 +50,7 @@ class BackfillRecords(BaseModel):
     changed: int
     duplicate: int
     refused: int
+    burned: Annotated[int, Field(description="Trade ids that answers leave out, taken for burned by the venue.")]
 
 
 class BackfillStretch(BaseModel):
@@ -60,11 +61,17 @@ class BackfillStretch(BaseModel):
 
 
 class BackfillAbsent(BackfillStretch):
-    """Where the source lacks rows: it was asked, and evidence holds the request, the answer's digest and its time."""
+    """Where the sources lack rows: they were asked, and evidence holds each request, the answer's digest and its time.
+
+    What the second one said stands under second_….
+    """
 
     missing: int | None
-    call: str
+    call: Annotated[str, Field(description="Who was asked, by commas.", examples=["archive:klines, rest:klines"])]
     evidence: dict[str, Any]
+    doubt: Annotated[
+        str | None, Field(description="Why it is no proof: another source could not be asked, or rows were refused.")
+    ]
 
 
 class BackfillJob(BaseModel):

@@ -16,7 +16,7 @@ ids, let the span begin at a row that is held.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import numpy as np
 from msgspec import Struct
@@ -81,14 +81,22 @@ class Grid(Continuity, frozen=True):
         return _grid_holes(_on_grid(opens, anchor, length), length, first, end, span, lambda at: at)
 
 
+_BURNED_FEW: Final = 20
+_BURNED_SHARE: Final = 0.05
+
+
 class Numbered(Continuity, frozen=True):
     """Ids rise by exactly one. Only what lies between two held rows can be missed.
 
     burned: so many ids in a row the venue may burn. A stream tells of them, history does not: between two rows of one
-    answer of a source so many are no hole, though holes() names them.
+    answer of a source so many are no hole, though holes() names them, unless the answer leaves out too many of them.
     """
 
     burned: int = 0
+
+    def may_be_burned(self, ids: int, rows: int) -> bool:
+        """Whether an answer of so many rows may leave out so many ids: four in a thousand were measured."""
+        return ids <= max(_BURNED_FEW, rows * _BURNED_SHARE)
 
     def holes(self, columns: Columns, *, key: str, time: str, span: Span, interval: str | None = None) -> list[Hole]:
         ids = columns[key]

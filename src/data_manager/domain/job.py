@@ -72,13 +72,25 @@ class Target(Struct, frozen=True, order=True):
 
 
 class Absent(Struct, frozen=True):
-    """A stretch in which the source was asked for rows and has none, or lacks some. missing: how many, if countable."""
+    """A stretch in which the sources asked have no rows, or lack some. missing: how many, if countable.
+
+    call: who was asked, by commas. after, before: keys of the rows on either side, where they are known. doubt: why
+    this is no proof: another source could not be asked, or one gave rows that were refused.
+    """
 
     start_ms: int
     end_ms: int
     missing: int | None
     call: str
     evidence: Evidence
+    after: int | None = None
+    before: int | None = None
+    doubt: str | None = None
+
+    @property
+    def span(self) -> Span:
+        """Its instants."""
+        return Span(self.start_ms, self.end_ms)
 
 
 class Job(Struct, frozen=True, kw_only=True):
@@ -101,6 +113,7 @@ class Job(Struct, frozen=True, kw_only=True):
     changed: int = 0
     duplicate: int = 0
     refused: int = 0
+    burned: int = 0  # ids that answers leave out and that are taken for burned by the venue
     coarse: bool = False  # some of it came coarser than what was lost
     absent: tuple[Absent, ...] = ()
     absent_more: int = 0  # stretches beyond those named
@@ -154,8 +167,14 @@ class Piece(Struct, frozen=True, kw_only=True):
     changed: int = 0
     duplicate: int = 0
     refused: int = 0
+    burned: int = 0
     coarse: bool = False
     absent: tuple[Absent, ...] = ()
+
+    def __add__(self, other: "Piece") -> "Piece":
+        """With what another source gave for a part of the same stretch."""
+        counts = {name: getattr(self, name) + getattr(other, name) for name in _COUNTED}
+        return replace(self, **counts, coarse=self.coarse or other.coarse)
 
 
 # ── One event each ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -181,11 +200,7 @@ def advanced(job: Job, piece: Piece, now_ms: int) -> Job:
     return replace(
         job,
         done=tuple(union([*job.done, piece.span])),
-        fetched=job.fetched + piece.fetched,
-        new=job.new + piece.new,
-        changed=job.changed + piece.changed,
-        duplicate=job.duplicate + piece.duplicate,
-        refused=job.refused + piece.refused,
+        **{name: getattr(job, name) + getattr(piece, name) for name in _COUNTED},
         coarse=job.coarse or piece.coarse,
         absent=absent[:ABSENT_MAX],
         absent_more=job.absent_more + max(len(absent) - ABSENT_MAX, 0),
@@ -290,7 +305,8 @@ def _joined(one: Job, other: Job) -> Job:
     )
 
 
-_COUNTS: Final = ("fetched", "new", "changed", "duplicate", "refused", "absent_more")
+_COUNTED: Final = ("fetched", "new", "changed", "duplicate", "refused", "burned")
+_COUNTS: Final = (*_COUNTED, "absent_more")
 
 
 def targets_joined(targets: Iterable[Target]) -> tuple[Target, ...]:
@@ -309,15 +325,15 @@ def targets_joined(targets: Iterable[Target]) -> tuple[Target, ...]:
 
 
 def _named(absent: Iterable[Absent]) -> tuple[Absent, ...]:
-    """In order of time; neighbours of one call are one, with the evidence of the first."""
+    """In order of time; neighbours that the same were asked for are one, with the evidence of the first."""
     joined: list[Absent] = []
     for one in sorted(absent, key=lambda it: (it.start_ms, it.end_ms)):
         last = joined[-1] if joined else None
         if last is not None and last.end_ms >= one.end_ms:
             continue
-        if last is not None and last.end_ms == one.start_ms and last.call == one.call:
+        if last is not None and (last.end_ms, last.call, last.doubt) == (one.start_ms, one.call, one.doubt):
             missing = None if last.missing is None or one.missing is None else last.missing + one.missing
-            joined[-1] = Absent(last.start_ms, one.end_ms, missing, last.call, last.evidence)
+            joined[-1] = replace(last, end_ms=one.end_ms, missing=missing, before=one.before)
         else:
             joined.append(one)
     return tuple(joined)

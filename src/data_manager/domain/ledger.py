@@ -75,7 +75,7 @@ class LedgerEntry(Struct, frozen=True, kw_only=True):
     found_ms: int  # of the first audit that saw it, or what it was cut from
     seen_ms: int  # of the last audit that saw it
     healed_ms: int | None = None
-    attempts: int = 0  # times it went to HEALING
+    attempts: int = 0  # times it went to HEALING, since what it lacks is what it lacks
     recheck_ms: int | None = None  # ABSENT and UNRECOVERABLE: ask again from then on; None: never
     root: str = ""  # id of the entry this one was cut from, at the beginning; its own when none
     children: int = 0  # how many entries were cut from it

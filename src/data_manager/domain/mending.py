@@ -14,14 +14,16 @@ from collections.abc import Iterable
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from data_manager.domain.finding import Evidence
 from data_manager.domain.job import Absent, Job, JobState
 from data_manager.domain.ledger import HoleState, LedgerEntry, Step, moved
 from data_manager.domain.span import Span, difference
 from data_manager.domain.time import DAY_MS, HOUR_MS, MINUTE_MS
 
 ATTEMPTS_MAX: Final = 8
-"""Jobs made for one hole before it is given up for a while."""
+"""Jobs made for one hole before it is given up for a while; from the beginning whenever it grew or some of it came."""
 
 _PAUSES: Final = (1, 1, 10, 60, 360, 1_440)
 """After so many jobs, as multiples of Patience.ask_again_ms."""
@@ -94,8 +96,13 @@ def asked_again(entry: LedgerEntry, now_ms: int) -> LedgerEntry:
 
 
 def proof_of(span: Span, absent: Iterable[Absent]) -> Absent | None:
-    """The first of the answers that together say of the whole span that rows are absent; None when they do not."""
-    touching = [one for one in absent if one.start_ms < span.end_ms and one.end_ms > span.start_ms]
+    """The first of the answers that together say of the whole span that rows are absent; None when they do not.
+
+    One in doubt proves nothing.
+    """
+    touching = [
+        one for one in absent if one.start_ms < span.end_ms and one.end_ms > span.start_ms and one.doubt is None
+    ]
     if not touching or difference([span], (Span(one.start_ms, one.end_ms) for one in touching)):
         return None
     return touching[0]
@@ -116,9 +123,11 @@ def _tried(entry: LedgerEntry) -> bool:
 
 
 def _absent(entry: LedgerEntry, job: Job, proof: Absent, now_ms: int) -> LedgerEntry:
-    evidence = {**proof.evidence, "call": proof.call}
+    if proof.span == entry.span:  # what is left of a hole that was cut is not counted yet
+        entry = replace(entry, missing=proof.missing, after=proof.after, before=proof.before)
+    evidence: Evidence = {**proof.evidence, "call": proof.call, "start_ms": entry.start_ms, "end_ms": entry.end_ms}
     claims = sum(step.state is HoleState.ABSENT for step in entry.history)
-    if not claims and not any(_says_absent(step) for step in entry.history):
+    if not any(_says_absent(step, entry) for step in entry.history):
         why = "the source has nothing there; it is asked once more"
         return moved(entry, HoleState.OPEN, at_ms=now_ms, by=by(job.id), why=why, evidence=evidence)
     return moved(
@@ -132,8 +141,14 @@ def _absent(entry: LedgerEntry, job: Job, proof: Absent, now_ms: int) -> LedgerE
     )
 
 
-def _says_absent(step: Step) -> bool:
-    return step.evidence is not None and step.by.startswith(_BY)
+def _says_absent(step: Step, entry: LedgerEntry) -> bool:
+    """Whether an answer said before that all of the hole is absent, as it is now: it may have grown since."""
+    if step.evidence is None or not step.by.startswith(_BY):
+        return False
+    start_ms, end_ms = step.evidence.get("start_ms"), step.evidence.get("end_ms")
+    if not isinstance(start_ms, int) or not isinstance(end_ms, int):
+        return False
+    return start_ms <= entry.start_ms and entry.end_ms <= end_ms
 
 
 def _tried_in_vain(entry: LedgerEntry, job: Job, why: str, now_ms: int) -> LedgerEntry:

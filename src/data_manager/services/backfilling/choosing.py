@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from data_manager.domain.errors import DataManagerError
 from data_manager.ports.source import Offer, Source, Wanted
 
 
@@ -17,3 +18,12 @@ class Step(NamedTuple):
 
 Plan = Callable[[Sequence[Source], Wanted, int], Sequence[Step]]
 """Who may be asked, what is wanted, and now in; disjoint steps in order of time out, which need not cover it."""
+
+
+class Failed(Exception):
+    """A source raised cause on purpose, when it was asked for a step."""
+
+    def __init__(self, source: Source, cause: DataManagerError) -> None:
+        super().__init__(str(cause))
+        self.source = source
+        self.cause = cause

@@ -1,7 +1,8 @@
 """What a source lacks, by its own answer: the dataset's rule of continuity, asked of the rows that it gave.
 
-Where it lacks rows, the request, the digest of the answer and its time are the proof. Nothing is claimed of instants
-whose rows may still be on their way into the source.
+Where it lacks rows, the request, the digest of the answer and its time are the evidence. Nothing is claimed of instants
+whose rows may still be on their way into the source, and where it gave as many rows that were refused, these may be the
+ones: that is in doubt.
 """
 
 from __future__ import annotations
@@ -29,27 +30,51 @@ class Edge(Struct, frozen=True):
     time_ms: int
 
 
+class Lack(Struct, frozen=True):
+    """What an answer lacks, and how many ids it leaves out that the venue burned."""
+
+    absent: tuple[Absent, ...] = ()
+    burned: int = 0
+
+
 def lacking(
-    series: Series, wanted: Wanted, offer: Offer, fetched: Fetched, before: Edge | None, now_ms: int
-) -> tuple[Absent, ...]:
-    """Where the answer lacks rows that must exist. before: the last row of the answer before it, if that touches it."""
+    series: Series,
+    wanted: Wanted,
+    offer: Offer,
+    fetched: Fetched,
+    before: Edge | None,
+    now_ms: int,
+    *,
+    may_burn: bool = True,
+) -> Lack:
+    """Where the answer lacks rows that must exist. before: the last row of the answer before it, if that touches it.
+
+    may_burn: whether ids it leaves out may be such as the venue burned.
+    """
     settled = _settled(series, fetched.span, now_ms)
     if settled is None:
-        return ()
-    continuity = DATASETS[series.dataset].continuity
+        return Lack()
+    continuity, burned = DATASETS[series.dataset].continuity, 0
     if isinstance(continuity, Numbered):
-        holes = _of_ids(wanted, fetched, before, continuity.burned)
+        holes, burned = _of_ids(wanted, fetched, before, continuity, may_burn)
     elif isinstance(continuity, Grid | Schedule):
         inside = fetched.rows.time_ms < settled.end_ms
         holes = holes_of(series, fetched.rows.take(inside), settled)
+        alone = isinstance(continuity, Schedule) and not len(fetched.rows)
+        if alone and None not in (wanted.after, wanted.before):  # its step cannot be told from nothing
+            holes = [Hole(settled.start_ms, settled.end_ms, None, wanted.after, wanted.before, "schedule")]
     else:
         nothing = not len(fetched.rows)
         holes = [Hole(settled.start_ms, settled.end_ms, None, None, None, "silence")] if nothing else []
-    return tuple(
-        Absent(part.start_ms, part.end_ms, hole.missing, offer.call, fetched.evidence)
+    refused, doubt = _refused(fetched), None
+    if refused and sum(one.missing or 1 for one in holes) <= refused:
+        doubt = f"{offer.call} gave {refused} rows that break a rule"
+    absent = (
+        Absent(part.start_ms, part.end_ms, hole.missing, offer.call, fetched.evidence, hole.after, hole.before, doubt)
         for hole in holes
         for part in intersection([Span(hole.start_ms, hole.end_ms)], [settled])
     )
+    return Lack(tuple(absent), burned)
 
 
 def edge_of(fetched: Fetched, before: Edge | None) -> Edge | None:
@@ -69,14 +94,22 @@ def _settled(series: Series, span: Span, now_ms: int) -> Span | None:
     return parts[0] if parts else None
 
 
-def _of_ids(wanted: Wanted, fetched: Fetched, before: Edge | None, burned: int) -> list[Hole]:
+def _refused(fetched: Fetched) -> int:
+    """How many rows of the answer broke a rule; the first of them are named one by one."""
+    told = fetched.evidence.get("refused")
+    return max(len(fetched.refused), told if isinstance(told, int) else 0)
+
+
+def _of_ids(
+    wanted: Wanted, fetched: Fetched, before: Edge | None, rule: Numbered, may_burn: bool
+) -> tuple[list[Hole], int]:
     """Jumps in the ids: inside the answer, from the answer before it, and from and to the rows held around the hole.
 
-    burned: so many ids in a row that the answer leaves out are none.
+    Ids left out between two rows of the answer that the rule takes for burned are none; how many these are.
     """
     rows, span = fetched.rows, fetched.span
     if not len(rows) and before is None and wanted.after is None and wanted.before is None:
-        return [Hole(span.start_ms, span.end_ms, None, None, None, "ids")]
+        return [Hole(span.start_ms, span.end_ms, None, None, None, "ids")], 0
     keys, times = [rows.key], [rows.time_ms]
     low, high = before, None
     if low is None and wanted.after is not None and span.start_ms == wanted.span.start_ms:
@@ -91,5 +124,11 @@ def _of_ids(wanted: Wanted, fetched: Fetched, before: Edge | None, burned: int) 
     dataset = DATASETS[wanted.series.dataset]
     columns = {dataset.key[0]: every, dataset.time: np.concatenate(times)[first]}
     holes = dataset.continuity.holes(columns, key=dataset.key[0], time=dataset.time, span=span)
-    own = set(rows.key.tolist()) if burned else set()
-    return [one for one in holes if not (one.after in own and one.before in own and (one.missing or 0) <= burned)]
+    if not rule.burned or not may_burn:
+        return holes, 0
+    own = set(rows.key.tolist())
+    few = {one for one in holes if one.after in own and one.before in own and (one.missing or 0) <= rule.burned}
+    burned = sum(one.missing or 0 for one in few)
+    if burned <= _refused(fetched) or not rule.may_be_burned(burned, len(rows)):
+        return holes, 0
+    return [one for one in holes if one not in few], burned

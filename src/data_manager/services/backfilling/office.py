@@ -51,7 +51,7 @@ class Office:
         found = await self._store.job(job_id)
         if found is None:
             raise NotFound(
-                f"no job {job_id[:64]!r} is known: GET /backfill/jobs and `data-manager backfill list` name all"
+                f"no job {job_id[:64]!r} is known: GET /backfill/jobs and `data-manager backfill-jobs list` name all"
             )
         return found
 

@@ -1,6 +1,7 @@
 """One job at work: each stretch that is not finished is planned, fetched piece by piece, appended, and noted.
 
     remaining ── plan ──> steps ── Source.fetch ──> pieces ── append (durable) ──> noted in the job (durable)
+                                                      └─ lack rows ──> the other sources, for these only ──┘
 
 Killed between the two, a piece is asked for again and its rows are duplicates: nothing twice, nothing missing. What
 nobody offers fails the job in the end, for a job that is completed has asked for all of it.
@@ -15,6 +16,7 @@ from functools import reduce
 from typing import Final
 
 import structlog
+from msgspec.structs import replace
 
 from data_manager.domain import job as jobs
 from data_manager.domain.batch import Batch
@@ -26,9 +28,10 @@ from data_manager.domain.span import Span, difference
 from data_manager.domain.time import iso
 from data_manager.ports import Clock, DeadLetter, LeaseLost, Receipt
 from data_manager.ports.jobs import JobStore
-from data_manager.ports.source import Fetched, Source, Wanted
-from data_manager.services.backfilling.choosing import Plan, Step
+from data_manager.ports.source import Fetched, Offer, Source, Wanted
+from data_manager.services.backfilling.choosing import Failed, Plan, Step
 from data_manager.services.backfilling.lacking import Edge, edge_of, lacking
+from data_manager.services.backfilling.seconding import Second
 
 Append = Callable[[Batch], Awaitable[Receipt]]
 KeepDead = Callable[[list[DeadLetter]], Awaitable[None]]
@@ -74,6 +77,7 @@ class Run:
         self._append = append
         self._keep_dead = keep_dead
         self._clock = clock
+        self._second = Second(self._series, self._fetch, self._stored, clock)
         self._pieces: list[Piece] = []  # finished, not noted yet
         self._noted_s = clock.monotonic_s()
 
@@ -89,7 +93,7 @@ class Run:
             try:
                 for span in left:
                     missed += await self._stretch(span)
-            except _Failed as error:
+            except Failed as error:
                 failure = SourceFailed(str(error))
                 failure.__cause__ = error.cause
                 self._instead_of(error)
@@ -111,7 +115,7 @@ class Run:
         """What is not finished, noted or not."""
         return difference(self.job.remaining, (one.span for one in self._pieces))
 
-    def _instead_of(self, error: _Failed) -> None:
+    def _instead_of(self, error: Failed) -> None:
         """Ask the others from now on, if what went wrong is that source's alone."""
         self._given_up |= (
             {one.name for one in self._every} if isinstance(error.cause, BadQuery) else {error.source.name}
@@ -142,21 +146,30 @@ class Run:
     async def _take(self, wanted: Wanted, step: Step, pieces: AsyncIterator[Fetched]) -> None:
         before: Edge | None = None
         async for fetched in pieces:
-            absent = lacking(self._series, wanted, step.offer, fetched, before, self._clock.now_ms())
+            lack = lacking(self._series, wanted, step.offer, fetched, before, self._clock.now_ms())
             before = edge_of(fetched, before)
-            receipt = await self._store_rows(fetched)
-            piece = Piece(
-                span=fetched.span,
-                fetched=len(fetched.rows),
-                new=receipt.new,
-                changed=receipt.changed,
-                duplicate=receipt.duplicate,
-                refused=len(fetched.refused),
-                coarse=step.offer.coarse and len(fetched.rows) > 0,
-                absent=absent,
-            )
-            self._pieces.append(piece)
+            piece = await self._stored(fetched, step.offer)
+            second = await self._second.ask(self._others(step), step.offer, lack.absent)
+            piece = sum(second.pieces, piece)
+            self._pieces.append(replace(piece, span=fetched.span, absent=second.absent, burned=lack.burned))
             await self._note()
+
+    def _others(self, step: Step) -> list[Source]:
+        """Who else the job may ask."""
+        return [one for one in self._every if self.job.source == "auto" and one is not step.source]
+
+    async def _stored(self, fetched: Fetched, offer: Offer) -> Piece:
+        """The rows, appended: as a piece of the job."""
+        receipt = await self._store_rows(fetched)
+        return Piece(
+            span=fetched.span,
+            fetched=len(fetched.rows),
+            new=receipt.new,
+            changed=receipt.changed,
+            duplicate=receipt.duplicate,
+            refused=len(fetched.refused),
+            coarse=offer.coarse and len(fetched.rows) > 0,
+        )
 
     def _wanted(self, span: Span) -> Wanted:
         """Keys are meant where the stretch still reaches the row they are of."""
@@ -166,7 +179,7 @@ class Run:
         return Wanted(series=self._series, span=span, after=after, before=before)
 
     async def _fetch(self, wanted: Wanted, step: Step) -> AsyncGenerator[Fetched]:
-        """The pieces of a step. Raises _Failed for whatever the source raises on purpose."""
+        """The pieces of a step. Raises Failed for whatever the source raises on purpose."""
         pieces = step.source.fetch(wanted, step.offer, f"job:{self.job.id}")
         try:
             while (fetched := await _next(pieces, step)) is not None:
@@ -223,22 +236,15 @@ class Run:
         raise Unavailable(f"job {self.job.id} is changed by others all the time")
 
 
-class _Failed(Exception):
-    def __init__(self, source: Source, cause: DataManagerError) -> None:
-        super().__init__(str(cause))
-        self.source = source
-        self.cause = cause
-
-
 async def _next(pieces: AsyncIterator[Fetched], step: Step) -> Fetched | None:
     try:
         async with asyncio.timeout(PIECE_S):
             return await anext(pieces, None)
     except DataManagerError as error:
-        raise _Failed(step.source, error) from error
+        raise Failed(step.source, error) from error
     except TimeoutError as error:
         away = Unavailable(f"{step.offer.call} gave nothing for {PIECE_S:.0f} s")
-        raise _Failed(step.source, away) from error
+        raise Failed(step.source, away) from error
 
 
 def _parts(rows: Batch) -> Iterator[Batch]:

@@ -46,6 +46,7 @@ def job_facts(job: Job) -> dict[str, Any]:
             "changed": job.changed,
             "duplicate": job.duplicate,
             "refused": job.refused,
+            "burned": job.burned,
         },
         "absent": [_absent(one) for one in job.absent[:ABSENT_SHOWN]],
         "absent_total": len(job.absent) + job.absent_more,
@@ -65,7 +66,7 @@ def percent(job: Job) -> float:
 
 
 def _absent(one: Any) -> dict[str, Any]:
-    return {name: getattr(one, name) for name in ("start_ms", "end_ms", "missing", "call", "evidence")}
+    return {name: getattr(one, name) for name in ("start_ms", "end_ms", "missing", "call", "evidence", "doubt")}
 
 
 def _iso(ms: int | None) -> str | None:
