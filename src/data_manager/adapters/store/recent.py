@@ -16,6 +16,8 @@ from data_manager.domain.dataset import Series
 
 _FAN_IN = 16
 _SMALL_ROWS = 4096
+_SLICES_MAX = 1024
+"""Slices of a piece are kept for those who ask again; each is 2 kB, and an audit asks for every series there is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +49,8 @@ class Piece:
             return None
         rows = self._slices.get(position)
         if rows is None:
+            if len(self._slices) >= _SLICES_MAX:
+                self._slices.clear()
             rows = self._slices[position] = self.batch.of(position)
         return rows if len(rows) else None
 
