@@ -122,10 +122,10 @@ class DamagedRows(Corrupt):
 
 
 class BadQuery(DataManagerError):
-    """A request whose field breaks a rule; the message says what would be valid."""
+    """A request whose field breaks a rule; the message says what would be valid. value: None where there is none."""
 
     def __init__(self, field: str, value: object, rule: str) -> None:
-        super().__init__(f"{field} {_shown(value)}: {rule}")
+        super().__init__(f"{field}: {rule}" if value is None else f"{field} {_shown(value)}: {rule}")
         self.field = field
         self.value = value
         self.rule = rule
