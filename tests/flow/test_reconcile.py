@@ -4,6 +4,8 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from data_manager.adapters.meta.sql import SqlMetaStore
 from data_manager.domain.batch import STREAM, pack
@@ -138,6 +140,62 @@ async def test_candles_are_held_against_trades(house: House) -> None:
         ("taker_buy_volume", TRADES.id),
     }
     assert {where[2] for where in await house.standing()} == {TRADES.id}
+
+
+FATES = ("same", "same", "same", "held", "said", "changed", "burned", "insured")
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    fates=st.lists(st.sampled_from(FATES), min_size=3, max_size=60),
+    others=st.lists(st.sampled_from(("same", "lacks", "otherwise")), min_size=60, max_size=60),
+)
+async def test_every_planted_difference_is_found_and_nothing_else(
+    tmp_path: Path, fates: list[str], others: list[str]
+) -> None:
+    """Missing, extra and changed trades, placeholders, and an archive and REST that do not agree: each told exactly."""
+
+    def fill(number: int, price: str = "9.5", quantity: str = "2", kind: str | None = None) -> Trade:
+        return Trade(
+            symbol="BTCUSDT", trade_id=number, price=Number(price), quantity=Number(quantity), kind=kind,
+            traded_ms=BASE_MS + number * 2_000, buyer_is_maker=False,
+        )  # fmt: skip
+
+    held: list[Event] = []
+    archive: list[Event] = []
+    rest: list[Event] = []
+    planted: set[tuple[int, str, str]] = set()
+    for number, (fate, other) in enumerate(zip(fates, others, strict=False)):
+        if fate in ("burned", "insured"):
+            held.append(fill(number, "0", "0", "NA") if fate == "burned" else fill(number, kind="INSURANCE_FUND"))
+            continue
+        if fate != "said":
+            held.append(fill(number, "9.25" if fate == "changed" else "9.50"))
+        if fate != "held":
+            archive.append(fill(number))
+        if other != "lacks" and fate != "held":
+            rest.append(fill(number, "9.75" if other == "otherwise" else "9.5"))
+        ours = None if fate == "said" else "9.25" if fate == "changed" else "9.5"
+        theirs = None if fate == "held" else "9.5"
+        also = None if fate == "held" or other == "lacks" else "9.75" if other == "otherwise" else "9.5"
+        for one, two, source in (
+            (ours, theirs, "archive:trades"), (ours, also, "rest:historicalTrades"),
+            (theirs, also, "archive:trades and rest:historicalTrades"),
+        ):  # fmt: skip
+            if one != two:
+                planted.add((number, "missing" if one is None else "extra" if two is None else "changed price", source))
+    async with fresh_meta(tmp_path) as meta:
+        house = House(meta)
+        if held:
+            await house.hold(held)
+        house.archive.past[TRADES], house.rest.past[TRADES] = archive, rest
+        done = await house.run(0, 3, TRADES)
+        found = {(int(one.key[0]), f"{one.what} {one.field or ''}".strip(), one.source) for one in done.differences}
+        assert found == planted
+        told = {(int(str(one.evidence["key"])), f"{one.evidence['what']} {one.evidence['field'] or ''}".strip(), one.evidence["source"]) for one in house.told}  # fmt: skip
+        assert told == planted, "and each is a finding"
+        excused = {one.to: one.excused for one in done.compared if one.what == "held"}
+        assert set(excused.values()) == {fates.count("burned") + fates.count("insured")}
 
 
 async def test_what_nobody_offers_is_told_and_what_cannot_be_compared_refused(house: House) -> None:

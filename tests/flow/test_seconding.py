@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_manager.domain.dataset import Series
-from data_manager.domain.errors import BadQuery, Throttled, Unavailable
+from data_manager.domain.errors import BadQuery, NotFound, Throttled, Unavailable
 from data_manager.domain.events import Event
 from data_manager.domain.job import JobState, Target
 from data_manager.domain.ledger import HoleState
@@ -124,6 +124,12 @@ async def test_one_who_refuses_for_good_is_no_doubt(house: TwoSources) -> None:
     entry = (await house.ledger())[1]
     assert entry.state is HoleState.ABSENT
     assert "Invalid symbol" in str((entry.history[-1].evidence or {})["second_why"])
+
+
+async def test_a_symbol_that_no_file_and_no_answer_knows_fails_the_job_of_who_asked(house: TwoSources) -> None:
+    house.source.past, house.other.troubles = {}, [NotFound("the venue does not know it")]
+    job = await asked(house, Series("um", "candle", "NOPEUSDT", "1m"), at(0), at(10))
+    assert (job.state, job.error) == (JobState.FAILED, "the venue does not know it")
 
 
 async def test_a_job_of_one_source_asks_no_other(house: TwoSources) -> None:

@@ -178,7 +178,7 @@ def _say_absent(found: "Sequence[Job]") -> None:
 
     lacks = [(job, one) for job in found for one in job.absent]
     if lacks:
-        heads = ("series", "absent at the source from", "to", "rows", "asked")
+        heads = ("series", "absent at the source from", "to", "rows", "asked", "in doubt")
         lines = [
             (
                 job.series,
@@ -186,6 +186,7 @@ def _say_absent(found: "Sequence[Job]") -> None:
                 iso(one.end_ms),
                 "?" if one.missing is None else f"{one.missing:,}",
                 one.call,
+                one.doubt or "",
             )
             for job, one in lacks
         ]

@@ -32,6 +32,9 @@ FAILURES_MAX: Final = 6
 ABSENT_MAX: Final = 200
 """Stretches that a job names as absent at the source one by one; more are counted."""
 
+OWN: Final = ("audit", "finding")
+"""Who asks for jobs on our own account: auto-heal."""
+
 PRIORITIES: Final = range(1, 11)
 """1 goes first."""
 

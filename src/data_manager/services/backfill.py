@@ -19,7 +19,7 @@ import structlog
 from data_manager.domain import job as jobs
 from data_manager.domain.errors import Conflict, DataManagerError, NotFound, Throttled, Unavailable
 from data_manager.domain.finding import Finding, FindingKind, finding_id
-from data_manager.domain.job import Job, JobState
+from data_manager.domain.job import OWN, Job, JobState
 from data_manager.ports import Clock, LeaseLost, Records
 from data_manager.ports.jobs import JobStore
 from data_manager.ports.source import Source
@@ -29,9 +29,6 @@ from data_manager.services.planning import by_cost
 
 ENDED_MAX: Final = 10_000
 """Jobs that ended and are remembered."""
-
-OWN: Final = ("audit", "finding")
-"""Who asks for jobs on our own account: auto-heal."""
 
 _LOOK_S: Final = 0.5  # new ones are taken up within
 _PAUSE_S, _PAUSE_GROWS, _PAUSE_MAX_S = 2.0, 3.0, 900.0  # after a failure

@@ -19,7 +19,7 @@ from typing import Final
 import structlog
 from msgspec import Struct
 
-from data_manager.domain.batch import empty, joined, settle
+from data_manager.domain.batch import STREAM, empty, joined, settle
 from data_manager.domain.canonical import facts
 from data_manager.domain.comparing import DIFFERENCES_MAX, Comparison, RowDifference, compare
 from data_manager.domain.crosscheck import CrossCheck, Difference
@@ -28,7 +28,8 @@ from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import BadQuery
 from data_manager.domain.finding import Finding, FindingKind, finding_id
 from data_manager.domain.job import Choice
-from data_manager.domain.span import Span, difference, union
+from data_manager.domain.span import Span, difference, intersection, union
+from data_manager.domain.time import floor_open_ms, next_open_ms
 from data_manager.ports import Clock, MetaStore, SeriesStore
 from data_manager.ports.source import Digests, Fetched, Offer, Source, Wanted
 from data_manager.services.audit import GRACE_MS
@@ -181,9 +182,22 @@ class _Run:
         crossing = Crossing(self._store)
         crossing.learn(await self._store.series())
         for judge in crossing.judges(self._series, every=True):
-            async for window in crossing.windows(self._series, judge, self._span):
+            span = await self._held_of(judge.source)
+            if span is None:
+                continue
+            async for window in crossing.windows(self._series, judge, span):
                 self._crossed.append((window.source.id, window.found))
                 self._spans.setdefault((_HELD, window.source.id), []).append(window.span)
+
+    async def _held_of(self, source: Series) -> Span | None:
+        """The candles in which rows of a series may be held."""
+        extent = await self._store.extent(source)
+        if extent is None:
+            return None
+        interval = str(self._series.interval)
+        first_ms, last_ms = (floor_open_ms(ms, interval) for ms in (extent.first_ms, extent.last_ms))
+        parts = intersection([self._span], [Span(first_ms, next_open_ms(last_ms, interval))])
+        return parts[0] if parts else None
 
     def _add(self, what: str, to: str, span: Span, found: Comparison) -> None:
         self._sums[(what, to)] = self._sums.get((what, to), Comparison()) + found
@@ -275,7 +289,7 @@ def _looked_at(finding: Finding, looked: dict[tuple[str, str], tuple[Span, ...]]
     """Where the comparison was made again that the finding is of."""
     source = str(finding.evidence.get("source"))
     for (what, to), spans in looked.items():
-        if source == (to if what == _HELD else f"{what} and {to}"):
+        if source in (to if what == _HELD else f"{what} and {to}", STREAM if what == _HELD else None):
             yield from spans
 
 

@@ -23,7 +23,7 @@ from data_manager.domain.batch import Batch
 from data_manager.domain.dataset import parse_series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import BadQuery, Conflict, DataManagerError, Unavailable
-from data_manager.domain.job import Choice, Job, JobState, Piece
+from data_manager.domain.job import OWN, Choice, Job, JobState, Piece
 from data_manager.domain.span import Span, difference
 from data_manager.domain.time import iso
 from data_manager.ports import Clock, DeadLetter, LeaseLost, Receipt
@@ -31,7 +31,7 @@ from data_manager.ports.jobs import JobStore
 from data_manager.ports.source import Fetched, Offer, Source, Wanted
 from data_manager.services.backfilling.choosing import Failed, Plan, Step
 from data_manager.services.backfilling.lacking import Edge, edge_of, lacking
-from data_manager.services.backfilling.seconding import Second
+from data_manager.services.backfilling.seconding import REFUSALS, Second
 
 Append = Callable[[Batch], Awaitable[Receipt]]
 KeepDead = Callable[[list[DeadLetter]], Awaitable[None]]
@@ -105,7 +105,18 @@ class Run:
         if missed:
             named = ", ".join(f"{iso(one.start_ms)} to {iso(one.end_ms)}" for one in missed[:3])
             raise NotOffered(f"no {_who(self.job.source)} offers {self.job.series} from {named}")
+        self._require_known(failure)
         await self._keep(lambda one: jobs.completed(one, self._clock.now_ms()))
+
+    def _require_known(self, failure: SourceFailed | None) -> None:
+        """Raise SourceFailed where a source refuses for good what somebody asked for, and no row of it came."""
+        second = self._second.refusal
+        if second is not None and failure is None:
+            failure = SourceFailed(str(second))
+            failure.__cause__ = second.cause
+        if failure is None or not isinstance(failure.__cause__, REFUSALS) or self.job.fetched or self.job.by in OWN:
+            return
+        raise failure
 
     def _sources(self) -> list[Source]:
         """Who may be asked now: by the job's choice, which is wider when it took over another one."""

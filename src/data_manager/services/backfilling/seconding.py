@@ -19,7 +19,7 @@ from data_manager.domain.batch import Batch
 from data_manager.domain.continuity import Numbered
 from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import DATASETS
-from data_manager.domain.errors import BadQuery
+from data_manager.domain.errors import BadQuery, NotFound
 from data_manager.domain.finding import Evidence
 from data_manager.domain.job import Absent, Piece, Target, expected_rows
 from data_manager.domain.span import Span, difference, intersection
@@ -33,6 +33,9 @@ APART_MAX: Final = 8
 
 Ids are always asked for one by one, and no more than so many at once: the rest stays in doubt until asked for again.
 """
+
+REFUSALS: Final = (BadQuery, NotFound)
+"""What a source that refuses for good raises: it will say the same the next time."""
 
 Fetch = Callable[[Wanted, Step], AsyncGenerator[Fetched]]
 Stored = Callable[[Fetched, Offer], Awaitable[Piece]]
@@ -53,6 +56,7 @@ class Second:
         self._fetch = fetch
         self._stored = stored
         self._clock = clock
+        self.refusal: Failed | None = None  # the last one for good
 
     async def ask(self, others: Sequence[Source], first: Offer, absent: Sequence[Absent]) -> Seconded:
         """Ask them for what the answer to first lacks. Raises what stored raises."""
@@ -72,7 +76,8 @@ class Second:
                     lacks += await self._lacking(wish, Step(other, offer), absent, pieces)
                     asked.append(offer.span)
                 except Failed as error:
-                    if isinstance(error.cause, BadQuery):  # it will say the same the next time
+                    if isinstance(error.cause, REFUSALS):
+                        self.refusal = error
                         asked.append(offer.span)
                         lacks.append(_lacks_all(wish, offer, {"why": str(error)[:200]}))
                     else:
