@@ -26,6 +26,7 @@ CLIENT_NAME: Final = "petrosa-data-manager-consumer"
 
 _PING_S: Final = 10  # two unanswered ones end the connection
 _BACKOFF_FIRST_S: Final = 0.1
+_LOGIN: Final = "authorization violation"  # in the server's words, whatever is wrong with a login
 _CLOSE_S: Final = 2.0  # a frozen server may not keep us longer than this
 _TURN_S: Final = 0.001
 _FLUSH_S: Final = 10  # nats-py's own default
@@ -73,6 +74,13 @@ class Arrived(Struct, gc=False):
     _sid: int | None = None
 
 
+class Unencrypted(errors.Error):
+    """We were told to use TLS, and the server does not."""
+
+    def __str__(self) -> str:
+        return "it does not encrypt: let it require TLS, or leave NATS_TLS_* and tls:// out of our settings"
+
+
 class LeanClient(Client):
     """nats-py's client with the cheaper message (0.5 to 1 µs less for each), and a flush that keeps its place.
 
@@ -88,6 +96,16 @@ class LeanClient(Client):
         """See Client; the PING goes out after everything that was sent before."""
         await _written(self)
         await super().flush(timeout)
+
+    def _connect_command(self) -> bytes:
+        """nats-py's own, which would send our login in plain text to a server that does not ask for TLS."""
+        encrypted = self._server_info.get("tls_required", False)
+        if not encrypted and (self.options.get("tls") is not None or self._wants_tls()):
+            raise Unencrypted
+        return super()._connect_command()
+
+    def _wants_tls(self) -> bool:
+        return self._current_server is not None and self._current_server.uri.scheme == "tls"
 
     async def _close(self, status: int, do_cbs: bool = True) -> None:
         """nats-py's own, which calls nobody back when the last write of a broken connection fails."""
@@ -224,10 +242,10 @@ async def opened(
     options = _options(access)
     client = LeanClient()
     closed = client.ended
-    reasons: list[str] = []
+    reasons: list[Exception] = []
 
     async def note(error: Exception) -> None:
-        reasons.append(_in_words(error))
+        reasons.append(error)
         await on_error(error)
 
     async def note_closed() -> None:
@@ -311,23 +329,41 @@ def _tls(access: NatsAccess) -> ssl.SSLContext | None:
 
 
 @contextmanager
-def translated(doing: str, reasons: list[str] | None = None) -> Iterator[None]:
+def translated(doing: str, reasons: list[Exception] | None = None) -> Iterator[None]:
     """The driver's errors as Unavailable: "<doing>: <why>". reasons, when given, may know better why."""
     try:
         yield
     except (errors.Error, OSError, TimeoutError) as error:
-        why = reasons[-1] if reasons else _in_words(error)
-        raise Unavailable(f"{doing}: {why}") from error
+        why = next(filter(_is_refusal, reasons or ()), (reasons or [error])[-1])
+        raise Unavailable(f"{doing}: {_in_words(why)}") from error
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether somebody has to change something, of which a broken connection is only what follows."""
+    return isinstance(error, ssl.SSLError | Unencrypted) or _LOGIN in str(error).lower()
 
 
 def _in_words(error: Exception) -> str:
-    """Never empty, and without the driver's prefix."""
+    """Never empty, without the driver's prefix, and naming the settings to look at where those are it."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        fix = "NATS_TLS_CA_FILE must hold who signed it, and it must be made out for this host"
+        return f"its certificate is not trusted ({error.verify_message}): {fix}"
+    if isinstance(error, ssl.SSLError):
+        fix = "one that asks who we are wants NATS_TLS_CERT_FILE and NATS_TLS_KEY_FILE of an authority it knows"
+        return f"no agreement on TLS ({error.reason}): {fix}"
+    if _LOGIN in str(error).lower():
+        fix = "check NATS_USER and NATS_PASSWORD, NATS_TOKEN or NATS_CREDS_FILE, or what NATS_URL has before the @"
+        return f"it refuses our login ({_bare(error)}): {fix}"
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, ConnectionRefusedError):
         return "connection refused"
     if isinstance(error, APIError) and error.description:
         return error.description
+    return _bare(error)
+
+
+def _bare(error: Exception) -> str:
     return str(error).removeprefix("nats: ").strip("'") or type(error).__name__
 
 
