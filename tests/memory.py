@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from msgspec import Struct
 
-from data_manager.domain.batch import Batch, build, empty, live_rows, ranks, settle
+from data_manager.domain.batch import Batch, build, empty, joined, live_rows, ranks, settle
 from data_manager.domain.dataset import Dataset, Field, Keep, Kind, Series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.span import Span
@@ -68,6 +68,7 @@ class MemoryStore:
         self.tells_versions = True
         self._held: dict[Series, dict[tuple[Any, ...], _Row]] = {}
         self._live: dict[Series, _Row] = {}
+        self._replaced: dict[Series, list[_Row]] = {}
         self._versions: Counter[Series] = Counter()
 
     async def append(self, batch: Batch) -> Receipt:
@@ -99,6 +100,7 @@ class MemoryStore:
         higher = (row.rank, row.event_ms) > (before.rank, before.event_ms)
         if row.dataset.on_conflict is Keep.FINAL and higher and row.says() != before.says():
             held[row.key] = row
+            self._replaced.setdefault(series, []).append(before)
             return Receipt(changed=1)
         return Receipt(duplicate=1)
 
@@ -149,6 +151,11 @@ class MemoryStore:
         """See SeriesStore.live."""
         return _batch(series, [self._live[series]] if series in self._live else [])
 
+    async def revisions(self, series: Series) -> Batch:
+        """See SeriesStore.revisions."""
+        old = sorted(self._replaced.get(series, ()), key=lambda row: row.key)
+        return joined([_batch(series, [row]) for row in old]) if old else _batch(series, [])
+
     async def extent(self, series: Series) -> Extent | None:
         """See SeriesStore.extent."""
         rows = self._rows(series)
@@ -171,6 +178,8 @@ class MemoryStore:
         gone = [key for key, row in held.items() if span.holds(row.values[row.dataset.time])]
         for key in gone:
             del held[key]
+        kept = [row for row in self._replaced.get(series, ()) if not span.holds(row.values[row.dataset.time])]
+        self._replaced[series] = kept
         self._versions[series] += 1
         return len(gone)
 

@@ -103,6 +103,10 @@ class SeriesStore(Protocol):
         """The live row of a series (the open candle): one row or none."""
         ...
 
+    async def revisions(self, series: Series) -> Batch:
+        """Rows of a series that were replaced, as they were: by key, those of one key oldest first."""
+        ...
+
     async def extent(self, series: Series) -> Extent | None:
         """What is held of a series; None when nothing is."""
         ...

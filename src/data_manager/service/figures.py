@@ -12,6 +12,7 @@ from data_manager.service.mending import Mending, SourceFacts
 from data_manager.services.audit import Auditor
 from data_manager.services.auditing.counting import CYCLE_S
 from data_manager.services.databases import Databases
+from data_manager.services.ingesting.contradictions import Contradictions
 from data_manager.services.ingesting.shedding import ORDER
 from data_manager.services.lease import LeaseStatus
 from data_manager.services.periodic import LoopLag
@@ -96,6 +97,14 @@ def of_shedding(ingesting: Sheds) -> Iterator[Metric]:
     for name in ORDER:
         shed.add_metric([name], int(name in ingesting.shed))
     yield shed
+
+
+def of_contradictions(found: Contradictions) -> Iterator[Metric]:
+    """Rows that came again and said something else, and what there was no room to compare."""
+    text = "Rows that came again and said something else."
+    yield CounterMetricFamily("data_manager_rows_contradicted", text, found.found)
+    text = "Events that came again and were not compared: too many at once."
+    yield CounterMetricFamily("data_manager_rows_uncompared", text, found.unchecked)
 
 
 def of_databases(databases: Databases) -> Iterator[Metric]:

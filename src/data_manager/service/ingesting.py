@@ -21,6 +21,7 @@ from data_manager.services.databases import Databases
 from data_manager.services.dead_letters.log import DeadLetterLog
 from data_manager.services.ingest import Ports, ingest
 from data_manager.services.ingesting.buffer import Buffer, Limits
+from data_manager.services.ingesting.contradictions import Contradictions
 from data_manager.services.ingesting.dropping import Losses
 from data_manager.services.ingesting.labels import Labels
 from data_manager.services.ingesting.screen import Screen
@@ -66,6 +67,7 @@ class Ingesting:
         self._server = server
         self._watch = Watch(CLOCK, tally, reporter.report, shared=store.kind == "mongodb")
         self._labels = Labels(settings.market, LABELLED, CLOCK, tolerance=settings.book_label_tolerance_percent / 100)
+        self.contradictions = Contradictions(settings.market, store, CLOCK, reporter.report)
         self._stopping = False
         self._dead_log = DeadLetterLog(lambda: tally.dead_evicted, CLOCK)
         self._databases = databases
@@ -90,6 +92,7 @@ class Ingesting:
             screen=Screen(self._labels),
             path_of=path_of,
             shed=self._shedding.take,
+            came_again=self.contradictions.came_again,
         )
         await ingest(ports, Buffer(settings.market, DATASET_OF, self.tally, limits))
 
@@ -121,6 +124,7 @@ class Ingesting:
         yield Again("bus state", _STATE_S, self.look_at_bus)
         yield Again("stats line", _STATS_LINE_S, self._say_stats)
         yield Again("watch", _WATCH_S, self._look_at_streams)
+        yield Again("contradictions", _WATCH_S, self.contradictions.look)
         yield Again("silence", _WATCH_S, lambda: ask_about_silence(self._watch, self._store))
 
     async def beside(self) -> None:

@@ -111,6 +111,7 @@ class Service:
         yield partial(figures.of_breakers, ours if parts.working is None else (*ours, parts.working.mending.breaker))
         if parts.ingesting is not None:
             yield partial(figures.of_shedding, parts.ingesting)
+            yield partial(figures.of_contradictions, parts.ingesting.contradictions)
         if parts.working is not None:
             yield partial(figures.of_lease, parts.working.lease)
             yield partial(figures.of_auditor, parts.working.auditing.auditor)

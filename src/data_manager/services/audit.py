@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import structlog
 from msgspec import Struct
@@ -33,7 +33,7 @@ from data_manager.ports import Clock, MetaStore, SeriesStore
 from data_manager.ports.truth import TruthStore
 from data_manager.services.auditing.counting import Figures
 from data_manager.services.auditing.crossing import Crossing
-from data_manager.services.auditing.entering import Entering
+from data_manager.services.auditing.entering import DISPUTED, Entering
 from data_manager.services.auditing.looking import Crossed, Looked, Looking, Seen
 from data_manager.services.auditing.telling import changes_of
 from data_manager.services.auditing.undone import Undone
@@ -76,6 +76,16 @@ class _Outcome(Struct, frozen=True):
     crossed: Crossed
     seen: Seen | None
     error: Exception | None
+
+
+class _Said(NamedTuple):
+    """What others found of one series: what was lost, and rows that were told otherwise."""
+
+    lost: list[Flaw]
+    disputed: list[Flaw]
+
+
+_NOTHING_SAID: Final = _Said([], [])
 
 
 class Auditor:
@@ -177,16 +187,15 @@ class Auditor:
 
     # ---- one series ----------------------------------------------------------------------------------------------
 
-    async def _audit(
-        self, series: Series, span: Span | None, full: bool, now_ms: int, lost: Sequence[Flaw]
-    ) -> _Outcome:
+    async def _audit(self, series: Series, span: Span | None, full: bool, now_ms: int, said: _Said) -> _Outcome:
         """What became of the audit of one series; never raises but for a cancellation."""
         truth = self._known.get(series.id) or SeriesTruth(series=series.id)
         looked = Looked(Entering(truth, now_ms))
         error = await self._looked(looked, series, truth, span, full, now_ms)
         entering = looked.entering
-        if lost:
-            entering.lost(lost)
+        if said.lost:
+            entering.lost(said.lost)
+        entering.disputed(said.disputed)
         mark = looked.mark or truth.mark or Mark(looked_ms=0, swept_ms=0)
         if error is None:
             told = changes_of(series.id, entering, truth.flaws, now_ms, self._told_from_ms)
@@ -240,14 +249,19 @@ class Auditor:
         known = self._known.get(name)
         return () if known is None else known.holes
 
-    async def _drops(self) -> dict[str, list[Flaw]]:
-        """What was let go of series whose rule cannot see that rows are missing."""
-        found: dict[str, list[Flaw]] = {}
+    async def _said(self) -> dict[str, _Said]:
+        """What others found: rows let go of series whose rule cannot see that, and rows that were told otherwise."""
+        found: dict[str, _Said] = {}
         for one in (await self._meta.findings(limit=_DROPS_MAX, kind=FindingKind.DROPPED))[0]:
             blind = one.series and isinstance(DATASETS[one.series.split(".")[1]].continuity, MaxSilence | Sparse)
             if blind and one.end_ms is not None:
                 flaw = Flaw(one.start_ms, one.end_ms, FindingKind.DROPPED.value, lost=True)
-                found.setdefault(str(one.series), []).append(flaw)
+                found.setdefault(str(one.series), _Said([], [])).lost.append(flaw)
+        for one in (await self._meta.findings(limit=_DROPS_MAX, kind=FindingKind.DIFFERS, open_only=True))[0]:
+            between_sources = " and " in str(one.evidence.get("source"))
+            if one.series and one.evidence.get("what") == "changed" and not between_sources:
+                flaw = Flaw(one.start_ms, one.start_ms + 1, DISPUTED)
+                found.setdefault(one.series, _Said([], [])).disputed.append(flaw)
         return found
 
 
@@ -265,14 +279,14 @@ class _Run:
         self._findings = self._rows = 0
         self._crossed = Crossed()
         self._away: Unavailable | None = None
-        self._drops: dict[str, list[Flaw]] = {}
+        self._said: dict[str, _Said] = {}
 
     async def all(self, wanted: Sequence[Series], progress: Progress) -> Audited:
         """Audit them, a few at a time, and write what came out in parts."""
         clock = self._auditor._clock
         started_s = written_s = clock.monotonic_s()
         await self._auditor._undone.learn(self._auditor._meta)
-        self._drops = await self._auditor._drops()
+        self._said = await self._auditor._said()
         for at in range(0, len(wanted), _WORKERS):
             some = wanted[at : at + _WORKERS]
             self._take(await asyncio.gather(*(self._one(series) for series in some)))
@@ -296,8 +310,8 @@ class _Run:
 
     async def _one(self, series: Series) -> _Outcome:
         await asyncio.sleep(0)  # where no store has to be waited for, others have their turn all the same
-        lost = self._drops.get(series.id, ())
-        return await self._auditor._audit(series, self._span, self._full, self._now_ms, lost)
+        said = self._said.get(series.id, _NOTHING_SAID)
+        return await self._auditor._audit(series, self._span, self._full, self._now_ms, said)
 
     def _take(self, outcomes: Sequence[_Outcome]) -> None:
         for one in outcomes:

@@ -43,6 +43,10 @@ def _unheard(_: object) -> None:
     """Nobody wants to know."""
 
 
+def _all_alike(_: Dataset, __: Sequence[Event]) -> None:
+    """Nobody compares."""
+
+
 def _all_pass(_: Mapping[Dataset, Rows]) -> Iterable[tuple[Dataset, Sequence[Refused]]]:
     """Nothing is taken out."""
     return ()
@@ -61,7 +65,8 @@ def _as_we_say(_: Event, column: str, __: bytes) -> str:
 class Ports(NamedTuple):
     """What ingest talks to. append and keep_dead try until their store answers.
 
-    saw is told of every batch that was stored, let_go of what the bus had to drop. Both return at once. screen names
+    saw is told of every batch that was stored, let_go of what the bus had to drop, came_again of the events of a flush
+    some of which were held already or came twice. All three return at once. screen names
     what must not be stored although it decoded well, path_of the place in the payload that a column was read from.
     shed takes out of a flush what is let go for want of room in the store.
     """
@@ -76,6 +81,7 @@ class Ports(NamedTuple):
     screen: Screen = _all_pass
     path_of: PathOf = _as_we_say
     shed: Shed = _all_kept
+    came_again: Callable[[Dataset, Sequence[Event]], None] = _all_alike
 
 
 async def ingest(ports: Ports, buffer: Buffer) -> None:
@@ -230,6 +236,8 @@ async def _store(ports: Ports, tally: Tally, held: Held, part: _Part) -> None:
         await _store_around_damage(ports, tally, held, part)
         return
     _enter(ports, tally, part.packed.batch, receipt, part.packed.repeated)
+    if receipt.duplicate or receipt.changed or part.packed.repeated:
+        ports.came_again(part.dataset, [one for at, one in enumerate(part.rows.events) if at not in part.refused])
 
 
 async def _store_around_damage(ports: Ports, tally: Tally, held: Held, part: _Part) -> None:

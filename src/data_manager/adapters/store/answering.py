@@ -17,7 +17,8 @@ from data_manager.adapters.store import sqlite
 from data_manager.adapters.store.cache import ColumnCache
 from data_manager.adapters.store.chunks import decode
 from data_manager.adapters.store.reading import ChunkRef, Load, Question, Segment, clusters, read
-from data_manager.domain.batch import Batch
+from data_manager.adapters.store.rows import Catalog, unpack_rows
+from data_manager.domain.batch import Batch, empty, joined
 from data_manager.domain.columns import Column
 from data_manager.domain.dataset import Dataset, Series
 from data_manager.domain.datasets import DATASETS
@@ -83,6 +84,20 @@ class SegmentStore(ABC):
     async def extent(self, series: Series) -> Extent | None:
         """See SeriesStore.extent."""
         return await self._in_reader(lambda: self._extent(series))
+
+    async def revisions(self, series: Series) -> Batch:
+        """See SeriesStore.revisions."""
+        return await self._in_reader(lambda: self._revisions(series))
+
+    def _revisions(self, series: Series) -> Batch:
+        connection, dataset = self._connection(), self._datasets[series.dataset]
+        catalog = Catalog(connection)
+        asked = connection.execute(
+            "SELECT crc, blob FROM revision WHERE sid = ? ORDER BY key, id", (catalog.known(series),)
+        )
+        what = f"{series}: a row that was replaced"
+        old = [unpack_rows(sqlite.checked(blob, crc, what), dataset, catalog) for crc, blob in asked]
+        return joined(old) if old else empty(dataset, (series,))
 
     def version(self, series: Series) -> int | None:
         """See SeriesStore.version. None: another process writes."""

@@ -10,7 +10,7 @@ from data_manager.domain.coverage import Audited, Result, added, without
 from data_manager.domain.crosscheck import Difference
 from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import DATASETS
-from data_manager.domain.finding import Evidence
+from data_manager.domain.finding import Evidence, FindingKind
 from data_manager.domain.ledger import HoleState, LedgerEntry, moved
 from data_manager.domain.reconcile import ChangeKind, reconciled
 from data_manager.domain.retention import LetGo, grown, spans_of, still_gone, unexplained
@@ -26,6 +26,9 @@ SURE_AFTER_MS: Final = 10 * MINUTE_MS
 
 UNLIKE: Final = "unlike "
 """How the reason of a flaw begins that other rows of the same facts told: the dataset and interval of these follow."""
+
+DISPUTED: Final = FindingKind.DIFFERS.value
+"""Why a row is degraded that somebody told otherwise: a stream when it came again, or a source that was asked."""
 
 _BY_KEY: Final = ("ids", "chain")  # kinds of holes that keys alone prove
 _FLAWS_MAX: Final = 1_000
@@ -100,7 +103,9 @@ class Entering:
     def enter_checks(self, span: Span, offences: Iterable[Offence]) -> None:
         """All that the checks blame among the rows of a span; what they blamed before is over."""
         found = {Flaw(one.start_ms, one.end_ms, one.rule) for one in offences if one.severity != "info"}
-        self._replace(span, found, lambda one: not (one.lost or one.reason.startswith(UNLIKE)))
+        self._replace(
+            span, found, lambda one: not (one.lost or one.reason.startswith(UNLIKE) or one.reason == DISPUTED)
+        )
 
     def enter_differences(self, span: Span, source: Series, differences: Iterable[Difference]) -> None:
         """All rows of a span that disagree with those of another series; what disagreed with it before is over."""
@@ -120,6 +125,13 @@ class Entering:
         self.lifted += [one for one in inside if one not in found]
         kept = [one for one in self.flaws if one not in inside]
         self.flaws = sorted([*kept, *found], key=lambda one: (one.start_ms, one.end_ms, one.reason))[-_FLAWS_MAX:]
+
+    def disputed(self, flaws: Sequence[Flaw]) -> None:
+        """Rows that somebody told otherwise are these now: a finding says so already."""
+        others = [one for one in self.flaws if one.reason != DISPUTED]
+        if flaws or len(others) < len(self.flaws):
+            found = sorted({*others, *flaws}, key=lambda one: (one.start_ms, one.end_ms, one.reason))
+            self.flaws = found[-_FLAWS_MAX:]
 
     def lost(self, flaws: Sequence[Flaw]) -> None:
         """What is known to be lost and no rule can see."""

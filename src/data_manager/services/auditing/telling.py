@@ -9,7 +9,7 @@ from data_manager.domain.finding import Evidence, Finding, FindingKind, Severity
 from data_manager.domain.ledger import HoleState, LedgerEntry
 from data_manager.domain.reconcile import described
 from data_manager.domain.span import Span
-from data_manager.services.auditing.entering import Entering
+from data_manager.services.auditing.entering import DISPUTED, Entering
 
 _OF_A_SERIES_MAX: Final = 200  # holes told one by one at one audit; the ledger knows all
 _SEVERITY: Final[dict[str, Severity]] = {"spike": "warning", "in_time": "warning"}
@@ -23,9 +23,9 @@ def changes_of(
     holes = (one for one in _holes(entering.before, held, now_ms) if (one.end_ms or 0) - one.start_ms >= told_from_ms)
     found = [*islice(holes, _OF_A_SERIES_MAX)]
     known = set(flaws_before)
-    news = [flaw for flaw in entering.flaws if flaw not in known and not flaw.lost]
+    news = [flaw for flaw in entering.flaws if flaw not in known and not flaw.lost and flaw.reason != DISPUTED]
     found += [_flawed(series, flaw, entering.evidence.get(flaw, {}), now_ms) for flaw in news]
-    over = [_flawed(series, flaw, {}, now_ms) for flaw in entering.lifted]
+    over = [_flawed(series, flaw, {}, now_ms) for flaw in entering.lifted if flaw.reason != DISPUTED]
     return [*found, *(one.resolved(now_ms, now_ms) for one in over)]
 
 

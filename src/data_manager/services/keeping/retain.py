@@ -26,6 +26,7 @@ from data_manager.domain.columns import Ints
 from data_manager.domain.dataset import Series, parse_series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import Conflict, Corrupt, NotFound, Unavailable
+from data_manager.domain.finding import Finding, FindingKind
 from data_manager.domain.lineage import LineageRecord, lineage_id
 from data_manager.domain.retention import Days, LetGo, grown, kept_days, piece_of
 from data_manager.domain.span import Span
@@ -45,6 +46,7 @@ DOUBLED: Final = "told_once"
 
 _TRIES: Final = 5
 _BEGUN_MAX: Final = 1_000
+_DISPUTED_MAX: Final = 10_000
 _WAITING_MAX: Final = 10_000  # pieces of a series of which we remember when the newest row came
 _JUMP_MS: Final = HOUR_MS
 _SETTLED_S: Final = 86_400.0
@@ -381,9 +383,17 @@ class _Run:
                 raise
             except Conflict:
                 continue  # an audit came first: enter it into what that one left
-            self._retention._reporter.report(changes_of(series.id, entering, truth.flaws, now_ms))
+            over = await self._in_dispute(series, gone, now_ms)
+            self._retention._reporter.report([*changes_of(series.id, entering, truth.flaws, now_ms), *over])
             return
         raise Unavailable(f"{series.id} is being audited all the time: its retention has to wait")
+
+    async def _in_dispute(self, series: Series, gone: LetGo, now_ms: int) -> list[Finding]:
+        """Findings of rows that were told otherwise, and went: they are over."""
+        found, _ = await self._records.findings(
+            limit=_DISPUTED_MAX, kind=FindingKind.DIFFERS, series=series.id, open_only=True
+        )
+        return [one.resolved(now_ms, now_ms) for one in found if gone.start_ms <= one.start_ms < gone.end_ms]
 
 
 def _same(held: Certificate, read: Read) -> bool:
