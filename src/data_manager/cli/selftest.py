@@ -40,7 +40,12 @@ def selftest(
     ] = None,
     tolerance_s: Annotated[
         int | None,
-        typer.Option(min=0, help="The auditor tells no hole shorter than this.", show_default="MIN_GAP_SIZE_SECONDS"),
+        typer.Option(
+            min=0,
+            max=86_400,
+            help="Weaken the auditor: it tells no hole of so many seconds or less.",
+            show_default="what MIN_GAP_SIZE_SECONDS leaves untold",
+        ),
     ] = None,
     short: Annotated[bool, typer.Option("--short", help="A shorter market, for every day.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Say it as JSON.")] = False,
@@ -49,15 +54,17 @@ def selftest(
 
     The copy goes the real way (decode, buffer, pack, append, audit) into a store of its own in a temporary folder; the
     data of the service is not touched, and no service need run. Exit code 1 when a lost row, a doubled one, a broken
-    chain or a tampered row is not found, or anything is reported there, or of the generated market without faults,
-    that was not put in.
+    chain or a tampered row is not found exactly, or anything is reported there, or of the generated market without
+    faults, that was not put in.
     """
     in_force = settings.load(os.environ)
-    tolerance = in_force.min_gap_size_seconds if tolerance_s is None else tolerance_s
+    told_from_ms = in_force.min_gap_size_seconds * 1_000 if tolerance_s is None else tolerance_s * 1_000 + 1
     minutes = _MINUTES_SHORT if short else _MINUTES
     quiet_logs()
     tapes, of = [*(recording or ()), *(files or ())], market or in_force.market
-    done = asyncio.run(selftest_of(seed, tapes, of, only or [], minutes=minutes, tolerance_s=tolerance))
+    grace_ms = in_force.gap_tolerance_seconds * 1_000
+    work = selftest_of(seed, tapes, of, only or [], minutes=minutes, told_from_ms=told_from_ms, grace_ms=grace_ms)
+    done = asyncio.run(work)
     if as_json:
         say_json({"passed": done.passed, **_facts(done)})
     else:
@@ -73,13 +80,13 @@ async def selftest_of(
     only: "Sequence[str]",
     *,
     minutes: int = _MINUTES_SHORT,
-    tolerance_s: int = 0,
+    told_from_ms: int = 0,
+    grace_ms: int = 10_000,
 ) -> "Result":
     """The self-test of these recordings, or without any of a market generated from the seed."""
     from data_manager.adapters.meta.sql import open_meta
     from data_manager.domain.dataset import MARKETS
     from data_manager.domain.errors import BadQuery
-    from data_manager.domain.time import SECOND_MS
     from data_manager.services.selftest.running import auditor_of, selftest
     from data_manager.services.selftest.tape import generated, recorded
 
@@ -103,7 +110,8 @@ async def selftest_of(
             seed=seed,
             only=only,
             clean_tape=not files,
-            auditors=partial(auditor_of, told_from_ms=tolerance_s * SECOND_MS),
+            auditors=partial(auditor_of, told_from_ms=told_from_ms, grace_ms=grace_ms),
+            grace_ms=grace_ms,
             tell=tell,
         )
 

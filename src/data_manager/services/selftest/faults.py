@@ -9,31 +9,47 @@ from __future__ import annotations
 import json
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 from random import Random
 from typing import Any, Final, NamedTuple
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from data_manager.domain.continuity import Chained, Grid, MaxSilence, Numbered
-from data_manager.domain.time import DAY_MS, HOUR_MS, SECOND_MS
+from data_manager.domain.continuity import Chained, Continuity, Grid, MaxSilence, Numbered
+from data_manager.domain.time import DAY_MS, HOUR_MS, INTERVALS_MS, SECOND_MS
 from data_manager.services.selftest.tape import Message, Told
 
 EDGE: Final = 3
 """So many rows at either end of a series are left alone."""
 
 _SHARE: Final = 100  # every so manieth row
-_BURST: Final = 5
+_LENGTHS: Final = (1, 1, 1, 2, 5)  # of what is lost in a row
+_SILENCE_MS: Final = 90 * SECOND_MS  # longer than any stream that is watched may be silent, whatever the turn
 _SHIFTS_MS: Final = (-2 * HOUR_MS, 2 * HOUR_MS, 2 * DAY_MS)
+
+
+class Missing(NamedTuple):
+    """What has to be said of missing rows, to the last figure: half-open times, how many, and the keys beside them."""
+
+    kind: str
+    start_ms: int
+    end_ms: int
+    missing: int | None
+    after: int | None
+    before: int | None
 
 
 class Put(Struct, frozen=True, kw_only=True):
     """One thing that was put in. found_as: how it should be reported; keys and times are both inclusive.
 
-    at_ms: when it happened, by the tape's clock.
+    at_ms: when it happened, by the tape's clock. hole: what exactly is missing then. watched: the watch over streams
+    must notice too. touched: keys of the rows that may be held otherwise than on the clean tape. label: of a message
+    that was given the label of another series, that one.
     """
 
-    found_as: str  # missing, chain, silence, flaw, dead, duplicate or held
+    found_as: str  # hole, missing, flaw, dead, duplicate, held, changed
     series: str
     key: int
     last_key: int
@@ -41,6 +57,10 @@ class Put(Struct, frozen=True, kw_only=True):
     end_ms: int
     at_ms: int
     payload: bytes = b""
+    hole: Missing | None = None
+    watched: bool = False
+    touched: tuple[int, ...] = ()
+    label: str = ""
 
 
 class Faulty(NamedTuple):
@@ -77,33 +97,62 @@ Make = Callable[[Around], Faulty]
 
 def drop(around: Around) -> Faulty:
     """Rows of numbered and timed series are lost: single ones, and a few in a row."""
-    lost: list[Told] = []
-    for rows in _series(around, Numbered, Grid):
-        inner = rows[EDGE:-EDGE]
-        lost += _some(inner, around.random)
-        if len(inner) > 10 * _BURST:
-            start = around.random.randrange(len(inner) - _BURST)
-            lost += inner[start : start + _BURST]
-    gone = {one.at: one for one in lost}
-    return Faulty(_without(around.messages, gone), [_put("missing", one, around) for one in gone.values()])
+    return _lost(around, Numbered, Grid)
 
 
 def chain_break(around: Around) -> Faulty:
     """Changes of a book are lost: its chain is broken."""
-    gone: set[int] = set()
+    return _lost(around, Chained)
+
+
+def _lost(around: Around, *kinds: type) -> Faulty:
+    gone: list[Told] = []
     puts = []
-    for rows in _series(around, Chained):
-        for start in sorted(around.random.sample(range(EDGE, len(rows) - 2 * EDGE, 2 * EDGE), _count(rows, 2 * EDGE))):
-            length = around.random.randint(1, EDGE)
-            before, after = rows[start - 1], rows[start + length]
-            gone |= {one.at for one in rows[start : start + length]}
-            puts.append(
-                Put(
-                    found_as="chain", series=before.series.id, key=before.key, last_key=after.key,
-                    start_ms=before.time_ms, end_ms=after.time_ms, at_ms=around.messages[rows[start].at].at_ms,
-                )
-            )  # fmt: skip
-    return Faulty(_without(around.messages, gone), puts)
+    for rows in _series(around, *kinds):
+        for start, length in _runs(rows, around.random):
+            some = rows[start : start + length]
+            hole = _hole(rows[start - 1], some, rows[start + length])
+            gone += some
+            keys = tuple(one.key for one in some)
+            put = _put("hole", some[0], around)
+            puts.append(replace(put, last_key=keys[-1], end_ms=some[-1].time_ms, hole=hole, touched=keys))
+    return Faulty(_without(around.messages, {one.at for one in gone}), puts)
+
+
+def _runs(rows: Sequence[Told], random: Random) -> Iterator[tuple[int, int]]:
+    """Starts and lengths of stretches to lose, so far apart that each is a hole of its own."""
+    last, end_ms = 0, rows[0].time_ms
+    inner = range(EDGE, len(rows) - EDGE)
+    for start in sorted(random.sample(inner, min(len(inner), max(1, len(rows) // _SHARE)))):
+        length = min(random.choice(_LENGTHS), len(rows) - EDGE - start) if last else 1  # of a short series a single one
+        around = rows[start - 1 : start + length + 1]
+        beside_ms = sorted((around[0].time_ms, around[-1].time_ms))
+        if start > last + EDGE - 1 and beside_ms[0] >= end_ms and _unbroken(around):
+            yield start, length
+            last, end_ms = start + length, beside_ms[1] + 1
+
+
+def _unbroken(rows: Sequence[Told]) -> bool:
+    """Whether the tape lacks nothing there by itself, as far as keys tell."""
+    step = _step(rows[0])
+    return step is None or all(later.key - one.key == step for one, later in pairwise(rows))
+
+
+def _step(row: Told) -> int | None:
+    """From one key to the next; None where that is not fixed."""
+    rule: Continuity = row.dataset.continuity
+    if isinstance(rule, Grid):
+        return INTERVALS_MS[row.series.interval or ""]
+    return 1 if isinstance(rule, Numbered) else None
+
+
+def _hole(before: Told, some: Sequence[Told], after: Told) -> Missing:
+    rule, beside = before.dataset.continuity, (before.key, after.key)
+    if isinstance(rule, Grid):
+        return Missing("grid", some[0].key, after.key, len(some), *beside)
+    times = (before.time_ms, after.time_ms)
+    kind, count = ("ids", len(some)) if isinstance(rule, Numbered) else ("chain", None)
+    return Missing(kind, min(times), max(times) + 1, count, *beside)
 
 
 def stall(around: Around) -> Faulty:
@@ -113,18 +162,21 @@ def stall(around: Around) -> Faulty:
     for rows in _series(around, MaxSilence):
         continuity = rows[0].dataset.continuity
         assert isinstance(continuity, MaxSilence)
-        times, length_ms = [one.time_ms for one in rows], 2 * continuity.silence_ms + SECOND_MS
+        times, length_ms = [one.time_ms for one in rows], max(2 * continuity.silence_ms + SECOND_MS, _SILENCE_MS)
         latest_ms = times[-EDGE] - length_ms
         if latest_ms <= times[EDGE]:
             continue  # the tape is too short for it
         begin = bisect_left(times, around.random.randint(times[EDGE], latest_ms))
         end = bisect_left(times, times[begin] + length_ms)
-        gone |= {one.at for one in rows[begin:end]}
+        some = rows[begin:end]
+        gone |= {one.at for one in some}
+        hole = Missing("silence", times[begin - 1] + 1, times[end], None, rows[begin - 1].key, rows[end].key)
         at_ms = around.messages[rows[begin].at].at_ms + continuity.silence_ms
         puts.append(
             Put(
-                found_as="silence", series=rows[0].series.id, key=rows[begin].key, last_key=rows[end].key,
-                start_ms=times[begin - 1], end_ms=times[end], at_ms=at_ms,
+                found_as="hole", series=rows[0].series.id, key=rows[begin].key, last_key=some[-1].key,
+                start_ms=times[begin - 1], end_ms=times[end], at_ms=at_ms, hole=hole, watched=True,
+                touched=tuple(one.key for one in some),
             )
         )  # fmt: skip
     return Faulty(_without(around.messages, gone), puts)
@@ -224,12 +276,18 @@ def mislabel(around: Around) -> Faulty:
     if len(symbols) < 2:
         return Faulty(list(around.messages), [])
 
+    def other(symbol: str) -> str:
+        return next(one for one in symbols if one != symbol)
+
     def relabelled(one: Told, number: int) -> Other:
-        other = next(symbol for symbol in symbols if symbol != one.series.symbol)
-        mine, theirs = (f'"stream":"{symbol.lower()}@'.encode() for symbol in (one.series.symbol, other))
+        mine, theirs = (
+            f'"stream":"{symbol.lower()}@'.encode() for symbol in (one.series.symbol, other(one.series.symbol))
+        )
         return Other("dead", around.messages[one.at].payload.replace(mine, theirs))
 
-    return _replaced(around, [books[10 * EDGE : -EDGE]], relabelled)
+    faulty = _replaced(around, [books[10 * EDGE : -EDGE]], relabelled)
+    labels = {one.series.id: replace(one.series, symbol=other(one.series.symbol)).id for one in books}
+    return faulty._replace(puts=[replace(one, label=labels[one.series]) for one in faulty.puts])
 
 
 # ── Parts ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -242,10 +300,6 @@ def _series(around: Around, *kinds: type) -> list[list[Told]]:
         if one.closed and isinstance(one.dataset.continuity, kinds):
             found[one.series.id].append(one)
     return [sorted(rows, key=lambda one: one.key) for _, rows in sorted(found.items()) if len(rows) > 4 * EDGE]
-
-
-def _count(rows: Sequence[Told], apart: int = 1) -> int:
-    return max(1, min(len(rows) // _SHARE, (len(rows) - 4 * EDGE) // apart))
 
 
 def _some(rows: Sequence[Told], random: Random) -> list[Told]:
@@ -265,7 +319,8 @@ def _replaced(around: Around, series: Iterable[Sequence[Told]], change: Callable
         for number, one in enumerate(_some(rows[EDGE:-EDGE], around.random)):
             other = change(one, number)
             messages[one.at] = Message(around.messages[one.at].at_ms, other.payload)
-            puts.append(_put(other.found_as, one, around, other.payload, other.shift_ms))
+            put = _put(other.found_as, one, around, other.payload, other.shift_ms)
+            puts.append(replace(put, touched=(one.key,)))
     return Faulty(messages, puts)
 
 
@@ -297,4 +352,4 @@ FAULTS: Final[dict[str, Make]] = {
 """By class of fault, how it is put into a tape."""
 
 REQUIRED: Final = ("drop", "chain_break", "double", "tamper")
-"""Classes of which every single one must be found, and nothing else."""
+"""Classes of which every single one must be found, each exactly, and nothing else."""

@@ -53,10 +53,16 @@ def _unheard(done: int, total: int, what: str) -> None:
 
 
 def auditor_of(
-    store: SeriesStore, records: Records, clock: Clock, report: Callable[..., None], *, told_from_ms: int = 0
+    store: SeriesStore,
+    records: Records,
+    clock: Clock,
+    report: Callable[..., None],
+    *,
+    told_from_ms: int = 0,
+    grace_ms: int = GRACE_MS,
 ) -> Auditor:
-    """The auditor as the service has it. told_from_ms: see Auditor."""
-    return Auditor(store, records, records, clock, report, told_from_ms=told_from_ms)
+    """The auditor as the service has it. told_from_ms, grace_ms: see Auditor."""
+    return Auditor(store, records, records, clock, report, told_from_ms=told_from_ms, grace_ms=grace_ms)
 
 
 async def selftest(
@@ -68,11 +74,12 @@ async def selftest(
     only: Sequence[str] = (),
     clean_tape: bool = True,
     auditors: Auditors = auditor_of,
+    grace_ms: int = GRACE_MS,
     tell: Tell = _unheard,
 ) -> Result:
     """Play the tape clean, and once for every class of fault (only: these). open_stage: a new, empty one each time.
 
-    clean_tape: whether anything that is reported of the tape itself is a false alarm.
+    clean_tape: whether anything that is reported of the tape itself is a false alarm. grace_ms: of the auditors.
 
     Raises BadQuery for a tape without events, and for a class that is not known.
     """
@@ -88,18 +95,18 @@ async def selftest(
     scores: list[Score] = []
     async with open_stage() as stage:
         tell(0, len(names) + 1, "clean")
-        clean = await play(messages, stage, wire, auditors, audit_every_ms=every_ms)
+        clean = await play(messages, stage, wire, auditors, audit_every_ms=every_ms, grace_ms=grace_ms)
         if TAMPER in names:
             scores.append(await tampered(stage, messages[-1].at_ms, Random(f"{seed} {TAMPER}")))
     for done, name in enumerate((name for name in names if name != TAMPER), start=1):
         tell(done, len(names) + 1, name)
-        around = Around(messages, events, Random(f"{seed} {name}"), every_ms, 2 * every_ms + GRACE_MS + SECOND_MS)
+        around = Around(messages, events, Random(f"{seed} {name}"), every_ms, 2 * every_ms + grace_ms + SECOND_MS)
         faulty = FAULTS[name](around)
         if not faulty.puts:
             scores.append(score(name, faulty, clean, clean))
             continue
         async with open_stage() as stage:
-            played = await play(faulty.messages, stage, wire, auditors, audit_every_ms=every_ms)
+            played = await play(faulty.messages, stage, wire, auditors, audit_every_ms=every_ms, grace_ms=grace_ms)
         scores.append(score(name, faulty, clean, played))
     in_order = sorted(scores, key=lambda one: names.index(one.fault))
     return Result(

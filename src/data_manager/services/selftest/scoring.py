@@ -11,30 +11,33 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from data_manager.domain.datasets import DATASETS
-from data_manager.domain.finding import FindingKind
-from data_manager.domain.ledger import HoleState, LedgerEntry
-from data_manager.domain.span import Span, intersection
-from data_manager.domain.time import INTERVALS_MS
-from data_manager.services.selftest.faults import Faulty, Put
+from data_manager.domain.finding import Finding, FindingKind
+from data_manager.domain.ledger import LedgerEntry
+from data_manager.domain.time import MINUTE_MS
+from data_manager.services.selftest.faults import Faulty, Missing, Put
 from data_manager.services.selftest.playing import Played
 
-_KEYS_MAX: Final = 100_000  # of one hole that are told one by one
+_REFUSED_MS: Final = 2 * MINUTE_MS  # so long the watch remembers what was refused
 
 
 class Report(Struct, frozen=True, kw_only=True):
     """One thing that was reported. Keys and times are both inclusive, but for a flaw's: its end is not.
 
-    rows: of a hole that spans keys which are held: how many of them are missing; 0 where that is not the question.
+    hole: what exactly is said to be missing; told: whether a finding says the same; live: whether rows are missing
+    still. stream: of what the watch over streams says.
     """
 
-    kind: str  # missing, chain, silence, flaw, dead, duplicate or content
+    kind: str  # hole, flaw, dead, duplicate, content, changed, unaccounted, or a finding's kind
     series: str
     key: int = 0
     last_key: int = 0
     start_ms: int = 0
     end_ms: int = 0
     payload: bytes = b""
-    rows: int = 0
+    stream: str = ""
+    hole: Missing | None = None
+    told: bool = False
+    live: bool = False
     found_ms: int = 0
 
 
@@ -72,24 +75,23 @@ def score(fault: str, faulty: Faulty, clean: Played, played: Played) -> Score:
             known[_bare(one)] -= 1
         else:
             reports.append(one)
-    if faulty.same:
-        differing = {name for name, hashed in clean.contents.items() if played.contents.get(name) != hashed}
-        reports += [Report(kind="content", series=name) for name in sorted(differing)]
-    changed = {one.series for one in reports if one.kind == "content"}
+    unlike = [*_held_otherwise(clean, played)]
+    reports += unlike
+    changed = {(one.series, one.key) for one in unlike}
     found: list[Put] = []
     delays: list[int] = []
     left = Counter(one.series for one in reports if one.kind == "duplicate")  # by event type
     for put in faulty.puts:
         if put.found_as == "held":
-            if put.series not in changed:
+            if (put.series, put.key) not in changed:
                 found.append(put)
         elif put.found_as == "duplicate":
             if left[_wire(put)]:
                 left[_wire(put)] -= 1
                 found.append(put)
         else:
-            mine = [one.found_ms for one in reports if one.kind == put.found_as and _meet(one, put)]
-            if mine:
+            mine = [one.found_ms for one in reports if _answers(one, put)]
+            if mine and (not put.watched or any(_noticed(one, put) for one in reports)):
                 found.append(put)
                 delays.append(min(mine) - put.at_ms)
     return told(fault, faulty.puts, found, reports, delays)
@@ -119,64 +121,113 @@ def told(
         delay_median_s=median(late) if late else None,
         delay_max_s=max(late) if late else None,
         missed=tuple(f"{put.found_as} {put.series} {put.key}" for put in missed[:5]),
-        false=tuple(f"{one.kind} {one.series} {one.key}" for one in false[:5]),
+        false=tuple(_line(one) for one in false[:5]),
     )
 
 
+# ── All that was reported ────────────────────────────────────────────────────────────────────────────────────────────
+
+
 def reports_of(played: Played) -> Iterator[Report]:
-    """All that was reported of a tape. A hole that was open must have been told: what is only entered helps nobody."""
-    told_of: dict[str, list[Span]] = {}
-    for finding in played.findings:
-        if finding.kind is FindingKind.HOLE and finding.end_ms is not None:
-            told_of.setdefault(finding.series or "", []).append(Span(finding.start_ms, finding.end_ms))
+    """All that was reported of a tape."""
+    newest = {finding.id: finding for finding in played.findings}
     for truth in played.truths:
-        for hole in truth.holes:
-            opened = any(step.state is HoleState.OPEN for step in hole.history)
-            if not opened or intersection([hole.span], told_of.get(truth.series, ())):
-                yield from _rows(truth.series, hole)
-    for finding in {one.id: one for one in reversed(played.findings)}.values():
-        if finding.kind is FindingKind.FLAWED:
-            yield Report(
-                kind="flaw", series=finding.series or "", start_ms=finding.start_ms,
-                end_ms=finding.end_ms or finding.start_ms, found_ms=finding.found_ms,
-            )  # fmt: skip
-        elif finding.kind is not FindingKind.HOLE:
-            yield Report(kind=finding.kind.value, series=finding.series or "", found_ms=finding.found_ms)
+        for entry in truth.holes:
+            yield _of_hole(entry, newest.get(entry.id))
+    for first in {one.id: one for one in reversed(played.findings)}.values():
+        if first.kind is not FindingKind.HOLE:
+            yield _of_finding(first, newest[first.id])
     for letter in played.dead:
         yield Report(kind="dead", series="", payload=letter.payload, found_ms=letter.received_ms)
     for wire, count in played.duplicates.items():
         yield from [Report(kind="duplicate", series=wire)] * count
+    if played.unaccounted:
+        yield Report(kind="unaccounted", series="", key=played.unaccounted)
 
 
-def _rows(series: str, hole: LedgerEntry) -> Iterator[Report]:
-    """One report per row that is missing, where they can be told apart."""
-    interval = INTERVALS_MS.get(series.rpartition(".")[2])
-    if hole.kind == "ids" and hole.after is not None and hole.before is not None:
-        keys = range(hole.after + 1, hole.before)
-        if hole.missing not in (None, len(keys)):  # several in one millisecond are one entry
-            yield Report(
-                kind="missing", series=series, key=keys[0], last_key=keys[-1], rows=hole.missing or 0,
-                found_ms=hole.found_ms,
-            )  # fmt: skip
-            return
-    elif hole.kind == "grid" and interval is not None:
-        keys = range(hole.start_ms, hole.end_ms, interval)
-    else:
-        keys = range(0)
-    for key in keys[:_KEYS_MAX]:
-        yield Report(kind="missing", series=series, key=key, last_key=key, found_ms=hole.found_ms)
-    if not keys:
-        yield Report(
-            kind=hole.kind if hole.kind in ("chain", "silence") else "missing", series=series, key=hole.after or 0,
-            last_key=hole.before or 0, start_ms=hole.start_ms, end_ms=hole.end_ms, found_ms=hole.found_ms,
-        )  # fmt: skip
+def _of_hole(entry: LedgerEntry, finding: Finding | None) -> Report:
+    """An entry of the ledger. Told is what a finding says in the end, and says is so still while rows are missing."""
+    hole = Missing(entry.kind, entry.start_ms, entry.end_ms, entry.missing, entry.after, entry.before)
+    said = finding is not None and finding.open == entry.live and hole == _said(finding)
+    return Report(
+        kind="hole", series=entry.series, start_ms=entry.start_ms, end_ms=entry.end_ms, hole=hole, told=said,
+        live=entry.live, found_ms=entry.found_ms,
+    )  # fmt: skip
+
+
+def _said(finding: Finding) -> tuple[object, ...]:
+    what = [finding.evidence.get(name) for name in ("rule", "missing", "after", "before")]
+    return what[0], finding.start_ms, finding.end_ms, *what[1:]
+
+
+def _of_finding(first: Finding, newest: Finding) -> Report:
+    """Found when it was said first; it lasted as long as the newest version says."""
+    kind = "flaw" if first.kind is FindingKind.FLAWED else first.kind.value
+    end_ms = max(newest.found_ms, newest.start_ms + 1) if newest.end_ms is None else newest.end_ms
+    return Report(
+        kind=kind, series=first.series or "", start_ms=newest.start_ms, end_ms=end_ms, stream=first.stream or "",
+        found_ms=first.found_ms,
+    )  # fmt: skip
+
+
+def _held_otherwise(clean: Played, played: Played) -> Iterator[Report]:
+    """Rows that are held otherwise than of the clean tape."""
+    for series in sorted(clean.contents.keys() | played.contents.keys()):
+        before, after = (one.contents.get(series, frozenset()) for one in (clean, played))
+        for key in sorted({key for key, _ in before ^ after}):
+            yield Report(kind="content", series=series, key=key, last_key=key)
+
+
+# ── Which fault it answers, or follows from ──────────────────────────────────────────────────────────────────────────
+
+
+def _answers(one: Report, put: Put) -> bool:
+    """Whether the report is what the fault should be answered with: of what is missing exactly that, and told."""
+    match put.found_as:
+        case "hole":
+            return one.series == put.series and one.hole == put.hole and one.told
+        case "missing":
+            return one.series == put.series and one.hole is not None and _within(put, one.hole)
+        case "dead" | "flaw" | "changed":
+            return one.kind == put.found_as and _meet(one, put)
+        case _:
+            return False
+
+
+def _noticed(one: Report, put: Put) -> bool:
+    """Whether it is the word of the watch over streams about a stall."""
+    same = one.series == put.series or (not one.series and one.stream == _wire(put))
+    return one.kind == FindingKind.SILENCE.value and same and one.start_ms <= put.end_ms and put.start_ms <= one.end_ms
 
 
 def _explained(one: Report, puts: Sequence[Put]) -> bool:
-    met = [put for put in puts if _meet(one, put)]
-    if not one.rows:
-        return bool(met)
-    return sum(put.found_as in ("missing", "dead") for put in met) == one.rows
+    """Whether it is the answer to a fault, or follows from some."""
+    if one.hole is not None:
+        return _accounted(one, one.hole, [put for put in puts if put.series == one.series])
+    if one.kind == FindingKind.SILENCE.value:
+        return any(put.watched and _noticed(one, put) for put in puts)
+    if one.kind == FindingKind.PARSE_ERRORS.value:
+        since_ms = one.found_ms - _REFUSED_MS
+        return any(put.found_as == "dead" and since_ms <= put.at_ms <= one.found_ms for put in puts)
+    return any(_meet(one, put) for put in puts)
+
+
+def _accounted(one: Report, hole: Missing, puts: Sequence[Put]) -> bool:
+    """Whether the rows a hole lacks are those that were lost, refused or, when it is over, late: each and no other."""
+    if any(put.hole is not None for put in puts):
+        return any(put.hole == hole for put in puts)
+    inside = [put for put in puts if _within(put, hole) and put.found_as in ("missing", "dead")]
+    late = not one.live and all(put.found_as == "missing" for put in inside)
+    if hole.missing is None:  # pieces of one that healed: nobody counts them any more
+        return bool(inside) and late
+    return len(inside) == hole.missing and (late or all(put.found_as == "dead" for put in inside))
+
+
+def _within(put: Put, hole: Missing) -> bool:
+    if hole.kind == "grid":
+        return hole.start_ms <= put.key < hole.end_ms
+    low = -1 if hole.after is None else hole.after
+    return low < put.key and (hole.before is None or put.key < hole.before)
 
 
 def _meet(one: Report, put: Put) -> bool:
@@ -186,19 +237,13 @@ def _meet(one: Report, put: Put) -> bool:
     if one.kind == "flaw":  # of the row itself, or of a candle that it contradicts
         same = one.series.split(".")[2:3] == put.series.split(".")[2:3]
         return same and one.start_ms <= put.start_ms < one.end_ms
+    if one.kind == FindingKind.MISLABELLED.value:
+        return one.series == put.label
     if one.series != put.series:
         return False
-    match one.kind:
-        case "changed":
-            return put.found_as == one.kind and one.key == one.last_key == put.key
-        case "missing":
-            return put.key <= one.last_key and one.key <= put.last_key
-        case "chain":
-            return (one.key, one.last_key) == (put.key, put.last_key)
-        case "silence":
-            return one.start_ms <= put.end_ms and put.start_ms <= one.end_ms
-        case _:
-            return False
+    if one.kind == "content":
+        return one.key in put.touched
+    return one.kind == put.found_as and one.key == one.last_key == put.key
 
 
 def _bare(one: Report) -> Report:
@@ -207,3 +252,8 @@ def _bare(one: Report) -> Report:
 
 def _wire(put: Put) -> str:
     return DATASETS[put.series.split(".")[1]].wire
+
+
+def _line(one: Report) -> str:
+    what = f"{one.hole.kind} {one.hole.after} to {one.hole.before}" if one.hole else str(one.key)
+    return f"{one.kind} {one.series or one.stream} {what}"
