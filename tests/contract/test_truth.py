@@ -14,6 +14,7 @@ from sqlalchemy import update
 from data_manager.adapters.meta.sql import SqlMetaStore, open_meta
 from data_manager.adapters.meta.tables import certificates as certificate_table
 from data_manager.adapters.meta.tables import coverage as coverage_table
+from data_manager.adapters.meta.tables import holes as hole_table
 from data_manager.domain.certificate import Block, Certificate, Contents, KnownHole, id_of, issue
 from data_manager.domain.condition import Flaw, Life
 from data_manager.domain.continuity import Hole
@@ -229,16 +230,32 @@ async def test_of_those_who_certify_at_once_one_comes_first(store: TruthStore) -
 
 
 @pytest.mark.parametrize("column", ["spans", "flaws", "let_go"])
-async def test_what_cannot_be_read_is_named(store: SqlMetaStore, column: str) -> None:
-    await store.keep_truths([change()])
+async def test_what_cannot_be_read_is_named_and_takes_nothing_else_with_it(store: SqlMetaStore, column: str) -> None:
+    await store.keep_truths([change(), change(TRADES)])
     await store.keep_certificate(certificate())
     async with store._database.writing() as connection:
-        await connection.execute(update(coverage_table).values({column: b'[[1,2,"fine",1,1]]'}))
+        only = update(coverage_table).where(coverage_table.c.series == MINUTE)
+        await connection.execute(only.values({column: b'[[1,2,"fine",1,1]]'}))
         await connection.execute(update(certificate_table).values(body=b"{"))
-    with pytest.raises(Corrupt, match=MINUTE):
-        await store.truths()
+    lost, whole = await store.truths()
+    assert (lost.series, lost.version, lost.coverage, lost.mark) == (MINUTE, 1, (), None)
+    assert MINUTE in str(lost.unreadable)
+    assert (whole.series, whole.unreadable, whole.coverage) == (TRADES, None, change().coverage)
     with pytest.raises(Corrupt, match=certificate().id):
         await store.certificate(certificate().id)
+
+
+async def test_what_cannot_be_read_is_forgotten_when_it_is_entered_afresh(store: SqlMetaStore) -> None:
+    await store.keep_truths(
+        [change(entries=(entry(0, 1), entry(5, 6))), change(TRADES, entries=(entry(0, 1, TRADES),))]
+    )
+    async with store._database.writing() as connection:
+        await connection.execute(update(hole_table).where(hole_table.c.series == MINUTE).values(history=b"{"))
+    lost, whole = await store.truths()
+    assert (lost.holes, bool(lost.unreadable), len(whole.holes)) == ((), True, 1)
+    await store.keep_truths([change(version=1, entries=(entry(5, 6, id="new"),), afresh=True)])
+    lost, whole = await store.truths()
+    assert ([one.id for one in lost.holes], lost.unreadable, len(whole.holes)) == (["new"], None, 1)
 
 
 _NAMES = count()

@@ -32,6 +32,7 @@ from data_manager.domain.span import Span
 from data_manager.domain.truth import SeriesTruth
 from data_manager.ports import SeriesStore
 from data_manager.services.audit import Auditor
+from data_manager.services.auditing.entering import RULE_VERSION
 from data_manager.services.auditing.looking import Crossed
 from data_manager.services.conditions import Conditions
 from tests.contract.rows import BASE_MS, candle, depth_update, trade
@@ -789,6 +790,66 @@ def fives(wanted: Collection[int], volume: str = "52.5") -> list[Event]:
         )
         for number in wanted
     ]  # fmt: skip
+
+
+async def test_a_halt_that_is_told_while_nobody_audits_ends_its_holes(store: SeriesStore, meta: SqlMetaStore) -> None:
+    house = House(store, meta, at(60))
+    await house.hold(minutes([*range(10), *range(20, 59)]))
+    assert await house.holes() == [(at(10), at(20))]
+    life = Life(halts=(Span(at(10), at(20)),))
+    await meta.keep_lives([told(house, life)])
+    house.auditor = house.new()
+    house.clock.now += 1
+    assert await house.holes() == []
+
+
+# ── What older rules said, and what cannot be read ───────────────────────────────────────────────────────────────────
+
+
+async def test_what_older_rules_said_is_judged_anew_at_once(
+    store: SeriesStore, meta: SqlMetaStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("data_manager.services.auditing.entering.RULE_VERSION", RULE_VERSION - 1)
+    house = House(store, meta, at(200))
+    await house.hold(minutes([one for one in range(199) if one != 3]))
+    await house.auditor.run()
+    monkeypatch.undo()
+    span = Span(at(0), at(199))
+    assert (await Conditions(meta, house.clock).condition_of(MINUTES, span)).completeness is None
+    house.clock.now += 1
+    assert (await house.new().run()).rows == 198, "all of it, not what changed"
+    assert {one.rule_version for one in (await house.truth(MINUTES)).coverage} == {RULE_VERSION}
+    assert (await Conditions(meta, house.clock).condition_of(MINUTES, span)).completeness == 198 / 199
+    assert (await house.new().run()).rows < 198
+
+
+@pytest.mark.parametrize("damage", ["UPDATE coverage SET spans='{'", "UPDATE holes SET state='lost'"])
+async def test_what_cannot_be_read_of_one_series_is_audited_anew_and_the_others_stand(
+    store: SeriesStore, meta: SqlMetaStore, tmp_path: Path, damage: str
+) -> None:
+    house = House(store, meta, at(200))
+    await house.hold(minutes([one for one in range(199) if one != 3]))
+    await house.hold([trade(number) for number in range(50) if number != 7])
+    await house.auditor.run()
+    before = {one: (await house.truth(one)).holes for one in (MINUTES, TRADES)}
+    with sqlite3.connect(tmp_path / "meta.db") as base:
+        base.execute(f"{damage} WHERE series='{MINUTES.id}'")
+    conditions = Conditions(meta, house.clock)
+    whole, first = Span(at(0), at(199)), Span(BASE_MS, BASE_MS + 400)
+    assert {one.condition.value for one in (await conditions.condition_of(MINUTES, whole)).ranges} == {"unverified"}
+    assert (await conditions.condition_of(TRADES, first)).completeness is not None
+    house.clock.now += 1
+    auditor = house.new()
+    house.told.clear()
+    done = await auditor.run()
+    assert (done.failed, auditor.failures) == ((), {"Corrupt": 1})
+    [lost] = [one for one in house.told if one.kind is FindingKind.CORRUPT]
+    assert (lost.series, lost.open) == (MINUTES.id, False)
+    assert [one.span for one in (await house.truth(MINUTES)).holes] == [one.span for one in before[MINUTES]]
+    assert (await house.truth(TRADES)).holes == before[TRADES]
+    house.clock.now += 1_000
+    await conditions.refresh(at_once=True)
+    assert (await conditions.condition_of(MINUTES, whole)).completeness == 198 / 199
 
 
 async def test_candles_are_judged_by_finer_ones_as_they_come(store: SeriesStore, meta: SqlMetaStore) -> None:

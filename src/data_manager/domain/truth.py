@@ -29,7 +29,8 @@ class SeriesTruth(Struct, frozen=True, kw_only=True):
     """All of one series. version: one more at each change, 0 when nothing was ever entered.
 
     Coverage and holes are disjoint and in order of time; holes are live and healed ones. let_go: rows that were held
-    and went by retention; in order of time and disjoint.
+    and went by retention; in order of time and disjoint. unreadable: why nothing of it could be read; then nothing is
+    known of this series, and all of it is to be audited again.
     """
 
     series: str
@@ -39,12 +40,14 @@ class SeriesTruth(Struct, frozen=True, kw_only=True):
     flaws: tuple[Flaw, ...] = ()
     let_go: tuple[LetGo, ...] = ()
     holes: tuple[LedgerEntry, ...] = ()
+    unreadable: str | None = None
 
 
 class TruthChange(Struct, frozen=True, kw_only=True):
     """What an audit, or retention, changes. version: the one it started from; if another came first nothing is entered.
 
-    entries: entries of the ledger that are new or differ; absorbed: ids of entries that are no more.
+    entries: entries of the ledger that are new or differ; absorbed: ids of entries that are no more. afresh: all other
+    entries are forgotten, for they could not be read.
     """
 
     series: str
@@ -55,3 +58,4 @@ class TruthChange(Struct, frozen=True, kw_only=True):
     let_go: tuple[LetGo, ...] = ()
     entries: tuple[LedgerEntry, ...] = ()
     absorbed: tuple[str, ...] = ()
+    afresh: bool = False

@@ -25,7 +25,10 @@ class TruthStore(Protocol):
         ...
 
     async def truths(self, series: Sequence[str] | None = None) -> list[SeriesTruth]:
-        """What is known of these series (None: of all), in order of id; series nobody audited are left out."""
+        """What is known of these series (None: of all), in order of id; series nobody audited are left out.
+
+        Where what is kept of one cannot be read, it says so in that one alone (SeriesTruth.unreadable).
+        """
         ...
 
     async def keep_truths(self, changes: Sequence[TruthChange]) -> None:

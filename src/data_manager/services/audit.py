@@ -33,7 +33,7 @@ from data_manager.ports import Clock, MetaStore, SeriesStore
 from data_manager.ports.truth import TruthStore
 from data_manager.services.auditing.counting import Figures
 from data_manager.services.auditing.crossing import Crossing
-from data_manager.services.auditing.entering import DISPUTED, Entering
+from data_manager.services.auditing.entering import DISPUTED, RULE_VERSION, Entering
 from data_manager.services.auditing.looking import Crossed, Looked, Looking, Seen
 from data_manager.services.auditing.telling import changes_of
 from data_manager.services.auditing.undone import Undone
@@ -181,8 +181,11 @@ class Auditor:
         """When rows can exist. Who is said to have lived otherwise is looked at from its first row on."""
         told = {(one.market, one.symbol): one.life for one in await self._truth.lives()}
         changed = {whose for whose in told.keys() | self._lives.keys() if told.get(whose) != self._lives.get(whose)}
-        if changed and self._lives_known:
-            self._other_life |= {name for name in self._known if (name.split(".")[0], name.split(".")[2]) in changed}
+        known = ((tuple(name.split(".")[0:3:2]), name, one) for name, one in self._known.items())
+        if self._lives_known:
+            self._other_life |= {name for whose, name, _ in known if whose in changed}
+        else:  # since when that is told nobody here knows: holes that could be none are looked at again
+            self._other_life |= {name for whose, name, one in known if whose in told and _lacks(one, told[whose])}
         self._lives, self._lives_known = told, True
 
     # ---- one series ----------------------------------------------------------------------------------------------
@@ -197,6 +200,7 @@ class Auditor:
             entering.lost(said.lost)
         entering.disputed(said.disputed)
         mark = looked.mark or truth.mark or Mark(looked_ms=0, swept_ms=0)
+        lost = [] if truth.unreadable is None else self._undone.unreadable(series.id, truth.unreadable, now_ms)
         if error is None:
             told = changes_of(series.id, entering, truth.flaws, now_ms, self._told_from_ms)
             damage = self._undone.damaged(series.id, looked.damaged, now_ms)
@@ -206,7 +210,7 @@ class Auditor:
             findings = self._undone.failed(series.id, looked, error, now_ms)
             mark = replace(truth.mark or mark, from_ms=None, anchor_key=None)  # the next one looks at everything
         change, known = entering.change(mark), entering.truth(mark)
-        return _Outcome(series, change, known, findings, looked.rows, looked.crossed, looked.seen, error)
+        return _Outcome(series, change, known, [*lost, *findings], looked.rows, looked.crossed, looked.seen, error)
 
     async def _looked(
         self, looked: Looked, series: Series, truth: SeriesTruth, span: Span | None, full: bool, now_ms: int
@@ -217,7 +221,7 @@ class Auditor:
                 await self._looking.within(looked, series, span, now_ms, life)
                 await self._crossed(series, self._crossing.enter_within(looked, series, span))
                 return None
-            full = full or series.id in self._other_life
+            full = full or series.id in self._other_life or _to_be_judged_anew(truth)
             sweep = truth.mark is not None and now_ms - truth.mark.swept_ms >= self._sweep_ms
             await self._looking.go_on(
                 looked,
@@ -358,6 +362,16 @@ class _Run:
             for one in truth.holes if truth else ():
                 if one.live and (span is None or (one.start_ms < span.end_ms and one.end_ms > span.start_ms)):
                     yield one
+
+
+def _lacks(truth: SeriesTruth, life: Life) -> bool:
+    """Whether rows are said to be missing that could not exist."""
+    return any(one.live and life.expected(one.span) != [one.span] for one in truth.holes)
+
+
+def _to_be_judged_anew(truth: SeriesTruth) -> bool:
+    """Whether what was said of the series was said by older rules, or cannot be read."""
+    return truth.unreadable is not None or any(one.rule_version < RULE_VERSION for one in truth.coverage)
 
 
 def _nobody(done: int, total: int, at: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, Final, TypeVar
 
 from msgspec import ValidationError, json
@@ -166,9 +166,16 @@ async def _truths(connection: AsyncConnection, names: Sequence[str] | None) -> l
     if names is not None:
         series, ledger = series.where(coverage.c.series.in_(names)), ledger.where(holes.c.series.in_(names))
     rows = (await connection.execute(series.order_by(coverage.c.series))).mappings().all()
-    entries = [_entry(row) for row in (await connection.execute(ledger.order_by(*_IN_TIME))).mappings()]
-    of_series = {name: tuple(group) for name, group in groupby(entries, key=attrgetter("series"))}
-    return [_truth(row, of_series.get(row["series"], ())) for row in rows]
+    entries = (await connection.execute(ledger.order_by(*_IN_TIME))).mappings()
+    of_series = {name: tuple(group) for name, group in groupby(entries, key=itemgetter("series"))}
+    return [_readable(row, of_series.get(row["series"], ())) for row in rows]
+
+
+def _readable(row: Mapping[Any, Any], entries: Sequence[Mapping[Any, Any]]) -> SeriesTruth:
+    try:
+        return _truth(row, tuple(map(_entry, entries)))
+    except Corrupt as error:
+        return SeriesTruth(series=row["series"], version=row["version"], unreadable=str(error))
 
 
 def _truth(row: Mapping[Any, Any], entries: tuple[LedgerEntry, ...]) -> SeriesTruth:
@@ -248,6 +255,9 @@ async def _keep(connection: AsyncConnection, changes: Sequence[TruthChange]) -> 
         if held.get(one.series, 0) != one.version:
             raise Conflict(f"{one.series} was audited by somebody else meanwhile: nothing was entered")
     await _keep_coverage(connection, changes)
+    afresh = [one.series for one in changes if one.afresh]
+    for some in _parts(afresh):
+        await connection.execute(delete(holes).where(holes.c.series.in_(some)))
     gone = [entry_id for one in changes for entry_id in one.absorbed]
     if gone:
         forget = delete(holes).where(holes.c.id == bindparam("entry_id"))

@@ -18,8 +18,9 @@ from data_manager.domain.span import Span, difference, intersection
 from data_manager.domain.time import MINUTE_MS
 from data_manager.domain.truth import Mark, SeriesTruth, TruthChange
 
-RULE_VERSION: Final = 1
-"""Of the rules an audit judges by. Raise it when they change: what older ones said is then unverified."""
+RULE_VERSION: Final = 2
+"""Of the rules an audit judges by. Raise it when they change: what older ones said is then unverified, until the next
+audit has looked at all of it. 2: times of rows are held against when we received them."""
 
 SURE_AFTER_MS: Final = 10 * MINUTE_MS
 """Rows that should have come so long ago are not on their way any more: such a hole is open at once."""
@@ -171,6 +172,7 @@ class Entering:
             let_go=self.let_go,
             entries=tuple(self._written.values()),
             absorbed=tuple(self.before.keys() - self._ledger.keys()),
+            afresh=self._truth.unreadable is not None,
         )
 
     def truth(self, mark: Mark) -> SeriesTruth:

@@ -50,6 +50,13 @@ class Undone:
         self._open.setdefault(name, []).append(finding)
         return [finding]
 
+    def unreadable(self, name: str, why: str, now_ms: int) -> list[Finding]:
+        """What was known of a series could not be read, so all of it was audited anew: it is over when it is told."""
+        self.failures[Corrupt.__name__] += 1
+        _log.error("what was known of a series cannot be read: it is audited anew", series=name, reason=why)
+        finding = not_done(name, Span(now_ms - 1, now_ms), FindingKind.CORRUPT, why, now_ms)
+        return [finding.resolved(now_ms, now_ms)]
+
     def damaged(self, name: str, damaged: Sequence[DamagedRows], now_ms: int) -> list[Finding]:
         """Rows that cannot be read, amid others that were audited: told unless that stands already."""
         known = {one.id for one in self._open.get(name, ())}
