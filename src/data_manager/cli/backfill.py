@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from data_manager.services.backfilling.office import Office
 
 backfills = typer.Typer()
-jobs = typer.Typer(name="backfill-jobs", no_args_is_help=True)
+jobs = typer.Typer(name="backfill-jobs", no_args_is_help=True, help="List, show, cancel and retry backfill jobs.")
 backfills.add_typer(jobs)
 Json = Annotated[bool, typer.Option("--json", help="Say it as JSON.")]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="Its id.", show_default=False)]
