@@ -48,12 +48,10 @@ def stage(tmp_path_factory: pytest.TempPathFactory, lines: list[Line]) -> Iterat
 @pytest.mark.parametrize("server", SERVERS)
 async def test_a_server_of_the_cluster_is_killed_under_load(stage: Stage, server: str, told: Told) -> None:
     cluster, before, rows_before = stage.cluster, stage.cluster.sum_of("rows_new_total"), stage.rows
-    payloads = stage.next(SLICE * ROUNDS, garbage=5 * ROUNDS)
     recoveries: list[float] = []
-    async with publishing(stage.nats.url, stage.some_replica, payloads, RATE) as outbox:
-        for turn in range(ROUNDS):
-            due = SLICE * turn + SLICE // 4
-            await eventually(lambda due=due: outbox.due >= due, within_s=30, what="the load of this round")
+    for _ in range(ROUNDS):
+        async with publishing(stage.nats.url, stage.some_replica, stage.next(SLICE, garbage=5), RATE) as outbox:
+            await eventually(lambda outbox=outbox: outbox.due >= SLICE // 4, within_s=30, what="the load of this round")
             await eventually(lambda: cluster.sum_of("events_in_flight") > 0, within_s=30, what="something in flight")
             await stage.kill(server)
             await eventually(lambda: stage.refuses(stage.some_replica, server), what="it is noticed")

@@ -55,11 +55,9 @@ class Databases:
 
     async def facts(self) -> dict[str, Any]:
         """The body of GET /health/databases, but for its time."""
-        if self.sizes is None:
-            with suppress(DataManagerError, TimeoutError):  # the answer says that it does not answer
-                async with asyncio.timeout(_PATIENCE_S):
-                    await self.look()
-        rows, metadata = await asyncio.gather(self._asked(self._store.healthy), self._asked(self._meta.healthy))
+        rows, metadata, _ = await asyncio.gather(
+            self._asked(self._store.healthy), self._asked(self._meta.healthy), self._look_once()
+        )
         sizes = self.sizes
         rows |= {
             "kind": self.kinds["rows"],
@@ -75,6 +73,12 @@ class Databases:
         metadata |= {"kind": self.kinds["metadata"]}
         well = rows["status"] == metadata["status"] == "healthy"
         return {"status": "healthy" if well else "unhealthy", "databases": {"rows": rows, "metadata": metadata}}
+
+    async def _look_once(self) -> None:
+        if self.sizes is None:
+            with suppress(DataManagerError, TimeoutError):  # the answer says that it does not answer
+                async with asyncio.timeout(_PATIENCE_S):
+                    await self.look()
 
     async def _asked(self, healthy: Callable[[], Awaitable[bool]]) -> dict[str, Any]:
         started_s = self._clock.monotonic_s()

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import structlog
+from pymongo import timeout
 
 from data_manager.adapters.mongo import indexes
 from data_manager.adapters.mongo.access import (
@@ -43,6 +44,7 @@ from data_manager.ports import Extent, Receipt, StoreSizes
 
 _log = structlog.get_logger(__name__)
 _SURE_S = 5.0
+_HEALTHY_S = 1.5
 _ROWS_A_BATCH = 10_000  # documents per answer of the server, and per piece of a drop
 
 
@@ -285,8 +287,11 @@ class MongoStore:
 
     @undisturbed
     async def healthy(self) -> bool:
-        """Whether the server answers. Raises Unavailable with the reason when it does not, Outdated: see still_ours."""
-        with waiting(self.where):
+        """Whether the server answers. Raises Unavailable with the reason when it does not, Outdated: see still_ours.
+
+        It is sooner than those who ask lose patience: the driver goes on looking for a server that refuses connections.
+        """
+        with waiting(self.where), timeout(_HEALTHY_S):
             self._sure_until_s = 0.0
             await self._still_ours()
         return True
