@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from data_manager.adapters.binance.wire import DATASET_OF, Decoder
 from data_manager.domain.batch import Batch
 from data_manager.domain.errors import Corrupt
-from data_manager.ports import BusState, DeadLetter, Delivery, Dropped, Receipt
+from data_manager.ports import BusState, Clock, DeadLetter, Delivery, Dropped, Receipt
 from data_manager.services.ingest import Ports, Shed, ingest
 from data_manager.services.ingesting.buffer import Buffer, Limits
 from data_manager.telemetry import Tally
@@ -49,6 +49,7 @@ class Desk:
         self.pulled = 0
         self.appending = 0
         self.appending_most = 0
+        self.clock: Clock = WallClock()
         self.also_safe: Callable[[Delivery], bool] = lambda one: b'"result"' in one.payload
         self.shed: Shed = lambda held: ()
         self.before_append: Callable[[Batch], None] = lambda _: None
@@ -59,7 +60,7 @@ class Desk:
         self.meta_open.set()
 
     async def run(self) -> None:
-        ports = Ports(self, Decoder("um"), self.append, self._keep_dead, WallClock(), shed=self.shed)
+        ports = Ports(self, Decoder("um"), self.append, self._keep_dead, self.clock, shed=self.shed)
         await ingest(ports, self.buffer)
 
     # ---- the bus ----
@@ -189,6 +190,37 @@ async def test_quiet_times_flush_by_age_without_waiting_for_more() -> None:
     desk.ack = noted  # type: ignore[method-assign]
     await desk.run()
     assert desk.acked == ["0"]
+
+
+class AppendClock(WallClock):
+    """Time passes only where an append or a sleep makes it; notes the sleeps."""
+
+    def __init__(self) -> None:
+        self.at_s = 0.0
+        self.slept_s: list[float] = []
+
+    def monotonic_s(self) -> float:
+        return self.at_s
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept_s.append(seconds)
+        self.at_s += seconds
+
+
+@pytest.mark.parametrize(("took_ms", "rest_ms"), [(0.5, 1.5), (1, 1), (4, 4), (50, 5)])
+async def test_after_a_flush_comes_a_rest_as_long_as_it_took(took_ms: float, rest_ms: float) -> None:
+    """At least until FLUSH_AGE_MS after its beginning, at most five milliseconds after its end."""
+    desk = Desk([[trade(number)] for number in range(3)], Limits(age_ms=2))
+    desk.clock = clock = AppendClock()
+    desk.turns = lambda: 20
+
+    def passing(_: Batch) -> None:
+        clock.at_s += took_ms / 1_000
+
+    desk.before_append = passing
+    await desk.run()
+    assert desk.tally.flushes == 4, "three of one row each, and one at the end for nothing"
+    assert clock.slept_s == pytest.approx([rest_ms / 1_000] * 2)
 
 
 async def test_damage_in_one_series_buries_its_events_only() -> None:

@@ -1,4 +1,4 @@
-"""The write-ahead log of the embedded store: it begins again while rows go on coming, and the room in it is nothing."""
+"""The embedded store at work: its log begins again while rows go on coming, and folds take their time but hold up no end."""
 
 import asyncio
 import shutil
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from data_manager.adapters.store import embedded
 from data_manager.adapters.store.embedded import EmbeddedStore, FoldAt
 from data_manager.domain.dataset import Series
 from tests.contract.rows import batch_of, trade
@@ -51,4 +52,17 @@ async def test_room_in_the_log_is_nothing_to_whoever_opens_it_after_a_kill(tmp_p
     assert (await again.scan(TRADES)).rows() == held
     assert (await again.append(batch_of([trade(20)]))).new == 1
     assert await again.count(TRADES) == 21
+    await again.close()
+
+
+async def test_a_fold_at_rest_does_not_hold_up_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "_BREATH", 100_000)  # it would rest for minutes
+    store = EmbeddedStore(tmp_path, 1 << 20, FoldAt(entries=2))
+    symbols = [f"S{number}USDT" for number in range(50)]
+    for key in range(2):
+        await store.append(batch_of([trade(key, symbol) for symbol in symbols]))
+    await asyncio.wait_for(store.close(), 30)
+    again = EmbeddedStore(tmp_path, 1 << 20)
+    assert not again._views["trade"].recent.pieces, "it was done to the end"
+    assert {await again.count(Series("um", "trade", symbol)) for symbol in symbols} == {2}
     await again.close()

@@ -230,7 +230,7 @@ def _plain_length(mantissas: NDArray[np.int64], scales: NDArray[np.int64]) -> ND
     return length
 
 
-def narrow_scales(scales: NDArray[np.int64]) -> int | NDArray[np.uint8]:
+def narrow_scales(scales: NDArray[np.integer[Any]]) -> int | NDArray[np.uint8]:
     """One scale where all rows agree, else one per row."""
     if len(scales) == 0:
         return 0

@@ -22,7 +22,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from data_manager.domain.columns import Column, Flags, Floats, Ints, Mask, Texts
-from data_manager.domain.decimals import Decimals
+from data_manager.domain.decimals import Decimals, narrow_scales
 from data_manager.domain.errors import Corrupt
 from data_manager.domain.levels import Levels
 
@@ -159,10 +159,10 @@ def _apart(column: Column) -> tuple[dict[str, Any], list[NDArray[Any]]]:
 
 
 def _apart_decimals(column: Decimals) -> tuple[dict[str, Any], list[NDArray[Any]]]:
-    scale = column.scales if isinstance(column.scales, int) else None
+    scales = column.scales if isinstance(column.scales, int) else narrow_scales(column.scales)
+    scale = scales if isinstance(scales, int) else None
     meta = {"kind": "number", "scale": scale, "odd": column.odd, "absent": column.absent is not None}
-    scales = [] if scale is not None else [column.scale_array()]
-    return meta, [column.mantissas, *scales, *_bits(column.absent)]
+    return meta, [column.mantissas, *([] if isinstance(scales, int) else [scales]), *_bits(column.absent)]
 
 
 def _together(meta: dict[str, Any], arrays: Iterator[NDArray[Any]]) -> Column:

@@ -16,11 +16,11 @@ import asyncio
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -43,6 +43,7 @@ from data_manager.ports import Extent, Receipt
 _log = structlog.get_logger(__name__)
 _BEHIND = 4  # so many times what makes a fold due may wait, in one dataset or of all bytes: then appends wait for it
 _HURRY = 2  # so many times: then the fold takes no breath
+_BREATH = 4  # so many times as long as it worked a fold rests after each step, while there is no hurry at all
 _INLINE_ROWS = 2_000  # an answer of cached rows up to this size is put together without leaving the event loop
 
 
@@ -70,7 +71,7 @@ class View(NamedTuple):
 
     def series(self) -> set[Series]:
         """Every series that holds a row."""
-        return {*(one for one, refs in self.chunks.items() if refs), *_recent_series(self.recent)}
+        return {*(one for one, refs in self.chunks.items() if refs), *self.recent.series()}
 
 
 @dataclass(slots=True, eq=False)
@@ -102,6 +103,7 @@ class EmbeddedStore(SegmentStore):
         self._writer = ThreadPoolExecutor(1, "store-writer")
         self._keeper = ThreadPoolExecutor(1, "store-keeper")
         self._folds: dict[str, asyncio.Task[None]] = {}
+        self._closing = Event()
 
     # ---- append --------------------------------------------------------------------------------------------------
 
@@ -206,7 +208,7 @@ class EmbeddedStore(SegmentStore):
         """Before an append: wait when rows come faster than folds go. Raises what the fold raises; nothing is kept."""
         if self._backlog(dataset) >= _BEHIND:
             await asyncio.shield(self._folding(dataset))
-        elif sum(view.recent.size_bytes for view in self._views.values()) >= _BEHIND * self._fold_at.size_bytes:
+        elif self._fullness() >= _BEHIND:
             largest = max(self._views, key=lambda name: self._views[name].recent.size_bytes)
             await asyncio.shield(self._folding(self._datasets[largest]))
 
@@ -219,27 +221,44 @@ class EmbeddedStore(SegmentStore):
         """The fold under way, or a new one. One that failed has lost nothing: the next one takes its rows too."""
         task = self._folds.get(dataset.name)
         if task is None or task.done():
-            task = asyncio.create_task(self.fold(dataset), name=f"fold {dataset.name}")
+            task = asyncio.create_task(self._fold_beside(dataset), name=f"fold {dataset.name}")
             task.add_done_callback(_say_failure)
             self._folds[dataset.name] = task
         return task
 
     async def fold(self, dataset: Dataset) -> None:
         """Move the recent rows of a dataset into chunks. Raises Unavailable; nothing is lost then."""
-        await asyncio.get_running_loop().run_in_executor(self._keeper, self._fold, dataset)
+        await asyncio.get_running_loop().run_in_executor(self._keeper, self._fold, dataset, _no_rest)
 
-    def _fold(self, dataset: Dataset) -> None:
+    async def _fold_beside(self, dataset: Dataset) -> None:
+        """The same, while nobody waits for it but others have work to do."""
+        await asyncio.get_running_loop().run_in_executor(self._keeper, self._fold, dataset, self._rest)
+
+    def _fold(self, dataset: Dataset, rest: Callable[[float], None]) -> None:
         """Keeper thread: prepare the chunks, then let the writer thread commit them."""
         view = self._writer.submit(self._seal, dataset).result()
         if view.recent.pieces:
             folds = []
-            for one in sorted(_recent_series(view.recent)):
-                started = time.perf_counter()
-                folds.append(fold(one, view.recent.of(one), view.chunks.get(one, ()), self._loader(one)))
-                if self._backlog(dataset) < _HURRY:
-                    time.sleep(time.perf_counter() - started)  # the interpreter is for the event loop half the time
+            started = time.thread_time()
+            recent = view.recent.gathered()
+            for one in sorted(recent.series()):
+                rest(time.thread_time() - started)
+                started = time.thread_time()
+                folds.append(fold(one, recent.of(one), view.chunks.get(one, ()), self._loader(one)))
             self._writer.submit(self._commit, dataset, folds, view.recent).result()
             self._checkpoint()
+
+    def _rest(self, worked_s: float) -> None:
+        """Leave the interpreter and the processor to those who answer, unless rows come faster than folds go."""
+        self._closing.wait(worked_s * _BREATH * max(0.0, min(1.0, _HURRY - self._pressure())))
+
+    def _pressure(self) -> float:
+        """How near appends are to waiting for folds, as a multiple of what makes a fold due."""
+        return max(self._fullness(), *(self._backlog(one) for one in self._datasets.values()))
+
+    def _fullness(self) -> float:
+        """What waits in the journal of all datasets together, as a multiple of the bytes that make a fold due."""
+        return sum(view.recent.size_bytes for view in self._views.values()) / self._fold_at.size_bytes
 
     def _seal(self, dataset: Dataset) -> View:
         """Writer thread: the view as it stands, whose recent rows nobody merges any more."""
@@ -374,6 +393,7 @@ class EmbeddedStore(SegmentStore):
 
     async def close(self) -> None:
         """See SeriesStore.close. Folds under way are finished; the journal is left for the next start."""
+        self._closing.set()
         try:
             await asyncio.gather(*self._folds.values(), return_exceptions=True)  # a failure was said when it happened
         finally:
@@ -394,15 +414,15 @@ def _one_per_dataset(waiting: Sequence[_Append]) -> list[_Append]:
     return group
 
 
+def _no_rest(_: float) -> None:
+    """Somebody waits for the fold."""
+
+
 def _say_failure(fold: asyncio.Task[None]) -> None:
     error = None if fold.cancelled() else fold.exception()
     if error is not None:
         bug = None if isinstance(error, DataManagerError) else error
         _log.error("fold failed: its rows stay in the journal", what=fold.get_name(), reason=str(error), exc_info=bug)
-
-
-def _recent_series(recent: Recent) -> set[Series]:
-    return {one for piece in recent.pieces for one in piece.position if piece.rows_of(one) is not None}
 
 
 def _last_key(view: View, series: Series) -> int:

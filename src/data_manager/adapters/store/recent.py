@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import groupby
+
+import numpy as np
 
 from data_manager.domain.batch import Batch, joined, settle
 from data_manager.domain.dataset import Series
@@ -18,6 +21,8 @@ _FAN_IN = 16
 _SMALL_ROWS = 4096
 _SLICES_MAX = 1024
 """Slices of a piece are kept for those who ask again; each is 2 kB, and an audit asks for every series there is."""
+_THIN_ROWS = 256
+"""Per series: below this, cutting a piece apart costs more than joining it with its neighbours before."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,9 +39,19 @@ class Piece:
         return {series: position for position, series in enumerate(self.batch.series)}
 
     @cached_property
+    def series(self) -> frozenset[Series]:
+        """Those that it holds rows of."""
+        return frozenset(self.batch.series[at] for at in np.flatnonzero(np.diff(self.batch.offsets)).tolist())
+
+    @cached_property
     def size_bytes(self) -> int:
         """See Batch.size_bytes."""
         return self.batch.size_bytes
+
+    @property
+    def thin(self) -> bool:
+        """Whether it holds few rows of each series."""
+        return len(self.batch) < _THIN_ROWS * len(self.batch.series)
 
     @cached_property
     def _slices(self) -> dict[int, Batch]:
@@ -77,6 +92,20 @@ class Recent:
     def of(self, series: Series) -> list[Batch]:
         """The rows of one series, piece by piece, oldest piece first."""
         return [rows for piece in self.pieces if (rows := piece.rows_of(series)) is not None]
+
+    def series(self) -> set[Series]:
+        """Those that it holds rows of."""
+        return set().union(*(piece.series for piece in self.pieces))
+
+    def gathered(self) -> Recent:
+        """The same rows with neighbouring thin pieces as one: for a fold, which takes every piece apart by series."""
+        pieces: list[Piece] = []
+        for thin, run in groupby(self.pieces, key=lambda piece: piece.thin):
+            some = [*run]
+            if thin and len(some) > 1:
+                some = [Piece(settle(joined([piece.batch for piece in some])), some[-1].until)]
+            pieces += some
+        return Recent(tuple(pieces), self.entries, self.sealed)
 
     def with_entry(self, batch: Batch, entry: int) -> Recent:
         """The same and one more journal entry."""
