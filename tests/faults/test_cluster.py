@@ -71,10 +71,9 @@ async def test_a_server_of_the_cluster_is_killed_under_load(stage: Stage, server
 async def test_a_frozen_replica_neither_loses_nor_doubles_anything(stage: Stage, told: Told) -> None:
     cluster, before, rows_before = stage.cluster, stage.cluster.sum_of("rows_new_total"), stage.rows
     duplicates = cluster.sum_of("rows_duplicate_total")
-    payloads = stage.next(SLICE * ROUNDS)
     dice = random.Random(4)
-    async with publishing(stage.nats.url, stage.some_replica, payloads, RATE / 2):
-        for _ in range(ROUNDS):
+    for _ in range(ROUNDS):
+        async with publishing(stage.nats.url, stage.some_replica, stage.next(SLICE), RATE / 2):
             frozen = dice.choice(cluster.all("ingest"))
             await busy(frozen)
             await freeze(frozen, 1.5 * ACK_WAIT_S)
@@ -119,4 +118,4 @@ async def test_everything_again_is_nothing_new(stage: Stage, told: Told) -> None
     await stage.settled(told)
     assert cluster.sum_of("rows_new_total") == before
     assert cluster.sum_of("rows_duplicate_total") - duplicates >= stage.rows
-    told(messages=len(payloads), seconds=time.monotonic() - began_s)
+    told(times=1, messages=len(payloads), seconds=time.monotonic() - began_s)

@@ -91,6 +91,7 @@ async def refused(stage: Stage) -> float:
         assert answer.status_code == 503, f"{path}: {answer.status_code} {answer.text}"
         assert int(answer.headers["retry-after"]) >= 1
         assert answer.json()["error"]["code"] == "unavailable"
+    assert slowest_s < 5.0, "as long as a client waits"
     return slowest_s
 
 

@@ -35,6 +35,7 @@ Collection = AsyncCollection[Document]
 
 _log = structlog.get_logger(__name__)
 _CANARY_INDEX = "dm_canary"
+_CONNECT_MS = 5_000  # a connection, encrypted, from far away
 
 
 class MongoAccess(Struct, frozen=True, kw_only=True):
@@ -49,7 +50,7 @@ class MongoAccess(Struct, frozen=True, kw_only=True):
     port: int = 27017
     user: str = ""
     password: str = ""
-    patience_s: float = 5.0  # how long one attempt may look for a server that takes writes
+    patience_s: float = 2.0  # how long one attempt may look for a server that answers: who reads is refused after it
     operation_s: float = 60.0  # how long one answer of the server may take
     connections_max: int = 32
     expire_by_index: bool = False
@@ -119,7 +120,7 @@ def _client(access: MongoAccess) -> Client:
             uuidRepresentation="standard",
             appname="petrosa-data-manager",
             serverSelectionTimeoutMS=round(access.patience_s * 1000),
-            connectTimeoutMS=round(access.patience_s * 1000),
+            connectTimeoutMS=_CONNECT_MS,
             socketTimeoutMS=round(access.operation_s * 1000),
             maxPoolSize=access.connections_max,
         )
