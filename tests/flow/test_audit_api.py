@@ -143,15 +143,23 @@ async def test_when_nobody_audits_what_came_since_is_unverified(client: httpx2.A
     ]
 
 
-async def test_ids_are_pending_after_the_last_and_liquidations_unverifiable(
+async def test_ids_are_pending_after_the_last_until_that_is_long_ago_and_liquidations_unverifiable(
     client: httpx2.AsyncClient, house: House
 ) -> None:
+    late_ms, last_ms = 900_000, BASE_MS + 991
+    house.clock.now = last_ms + late_ms
     await client.post("/audit/run")
     body = await condition(client, series=TRADES.id, start=BASE_MS + 10, end=BASE_MS + 2_000)
     assert words(body) == [
         (BASE_MS + 10, BASE_MS + 390, "good"), (BASE_MS + 390, BASE_MS + 411, "known_hole"),
         (BASE_MS + 411, BASE_MS + 991, "good"), (BASE_MS + 991, BASE_MS + 2_000, "pending"),
     ]  # fmt: skip
+    assert body["completeness"] is not None
+    house.clock.now += 2_000
+    await client.post("/audit/run")
+    body = await condition(client, series=TRADES.id, start=BASE_MS + 10, end=BASE_MS + 2_000)
+    assert words(body)[-1] == (last_ms, BASE_MS + 2_000, "unverified"), "the next row may never come"
+    assert body["completeness"] is None
     body = await condition(client, series="um.liquidation.BTCUSDT", start=BASE_MS, end=BASE_MS + 9)
     assert (words(body)[0][2], body["completeness"]) == ("unverifiable", None)
 

@@ -240,6 +240,8 @@ class Fed(NamedTuple):
 
     service: Service
     rows: dict[str, list[str]]
+    url: str
+    payloads: list[bytes]
 
 
 class Said(NamedTuple):
@@ -299,9 +301,10 @@ def fed(recordings: Path, server: NatsServer, tmp_path_factory: pytest.TempPathF
         leader_election_heartbeat_interval=1,
     )
     lines = list(lines_of(path_of(recordings, "um", "2021-07-22_sushi-akro-keep-ctk")))
+    payloads = [one.enveloped for one in lines]
     with running_for_many(service):
-        asyncio.run(feed(server.url, service, [one.enveloped for one in lines]))
-        yield Fed(service, rows_of(lines))
+        asyncio.run(feed(server.url, service, payloads))
+        yield Fed(service, rows_of(lines), server.url, payloads)
 
 
 def test_a_recording_of_long_ago_stays_where_it_was_replayed(fed: Fed, shell: Shell) -> None:
@@ -372,3 +375,47 @@ def test_a_row_that_went_and_a_certificate_that_was_altered_are_named(fed: Fed, 
     code, _, err = shell.run("verify", certificate["id"])
     assert (code, "was altered" in err) == (1, True)
     assert shell.told("retain")["waiting"] == len(fed.rows), "the command does it where no service runs"
+
+
+def test_what_is_let_go_is_certified_told_and_known_again_when_it_comes_back(fed: Fed, shell: Shell) -> None:
+    """The last of them: afterwards the service holds less, and then everything again."""
+    service, rows = fed.service, fed.rows[RECORDED]
+    path, query = asked(RECORDED)
+    done = service.post("/retention/run", {"series": RECORDED, "force": True}).json()
+    assert (done["dropped"], done["failed"], len(done["pieces"])) == (len(rows), {}, 1)
+    [piece] = done["pieces"]
+    assert (piece["series"], piece["rows"], piece["kept_days"]) == (RECORDED, len(rows), 7)
+    assert service.rows(path, **query) == []
+    for series, others in fed.rows.items():
+        if series != RECORDED:
+            where, what = asked(series)
+            assert len(service.rows(where, **what)) == len(others), f"{series} was not asked to go"
+    again = service.post("/retention/run", {"series": RECORDED, "force": True})
+    assert (again.status_code, shell.told("retain")["dropped"]) == (404, 0), "twice is once"
+
+    [record] = service.page("/retention/records", series=RECORDED)["data"]
+    assert (record["rows"], record["dropped"], record["done"]) == (len(rows), len(rows), True)
+    assert record["certificate"] == piece["certificate"]
+    certificate = service.page(f"/certificates/{piece['certificate']}")
+    assert (certificate["contents"]["rows"], certificate["offences"]) == (len(rows), {})
+    span = {"series": RECORDED, "start": certificate["start_ms"], "end": certificate["end_ms"]}
+    condition = service.page("/condition", **span)
+    assert [(one["condition"], one["reason"]) for one in condition["ranges"]] == [("known_hole", "let go by retention")]
+    assert condition["completeness"] == 0
+    audited = service.post("/audit/run", {"full": True}).json()
+    assert (audited["failed"], [one for one in audited["holes"] if one["series"] == RECORDED]) == ([], [])
+    assert service.page("/health", pair="SUSHIUSDT")["health"]["gaps"] in (None, 0)
+    assert service.figures().of("retention_rows_total", dataset="agg_trade") == len(rows)
+    said = shell.run("verify", piece["certificate"], "--json")
+    assert (said.code, json.loads(said.out)["proofs"][0]["status"]) == (1, "let_go")
+    assert shell.run("verify").code == 0, "what went by retention is no cause for complaint where nobody asks for it"
+
+    asyncio.run(feed(fed.url, service, fed.payloads))
+    assert len(service.rows(path, **query)) == len(rows)
+    assert shell.told("verify", piece["certificate"])["verified"] == 1, "the same rows again"
+    service.post("/audit/run", {"full": True})
+    found = {one["condition"] for one in service.page("/condition", **span)["ranges"]}
+    assert found <= {"good", "known_hole", "unverified"}
+    first, last = (json.loads(rows[at])["timestamp"] for at in (0, -1))
+    whole = service.page("/condition", series=RECORDED, start=first, end=last)
+    assert ([one["condition"] for one in whole["ranges"]], whole["completeness"]) == (["good"], 1.0)

@@ -161,6 +161,7 @@ def create_app(components: Components, limits: Limits | None = None) -> FastAPI:
             Retaining(
                 components.retention.retains,
                 components.meta,
+                components.conditions,
                 components.runs,
                 components.market,
                 components.retention.days,

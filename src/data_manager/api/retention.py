@@ -20,6 +20,7 @@ from data_manager.domain.errors import BadQuery, Conflict
 from data_manager.domain.retention import Days, days_by_name
 from data_manager.ports import Records
 from data_manager.services.answering.query import OFFSET_MAX, whole
+from data_manager.services.conditions import Conditions
 from data_manager.services.keeping.retain import TRANSFORMATION, Progress, Retained
 from data_manager.services.keeping.telling import let_go_facts, retained_facts
 from data_manager.services.runs import Outcome, Runs, Tell
@@ -122,6 +123,7 @@ class Retaining(NamedTuple):
 
     retains: Retains | None
     records: Records
+    conditions: Conditions
     runs: Runs
     market: str
     days: Days
@@ -188,7 +190,9 @@ def _run(retaining: Retaining) -> APIRoute:
             raise Conflict("this process lets no rows go: ask one of role all or work")
 
         async def work(tell: Tell) -> Retained:
-            return await retains.retain_now(series, dry_run=dry_run, force=force, tell=tell)
+            done = await retains.retain_now(series, dry_run=dry_run, force=force, tell=tell)
+            await retaining.conditions.refresh(at_once=True)  # whoever is told that rows went is told so of them too
+            return done
 
         return _outcome(await retaining.runs.begin("retention", work))
 

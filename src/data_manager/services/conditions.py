@@ -28,7 +28,7 @@ from data_manager.ports.truth import TruthStore
 from data_manager.services.answering.query import Page, Query
 from data_manager.services.audit import GRACE_MS
 from data_manager.services.auditing.entering import RULE_VERSION
-from data_manager.services.auditing.judging import bracketed, row_end_ms, whole_until_ms
+from data_manager.services.auditing.judging import row_end_ms, whole_until_ms
 
 LATE_MS: Final = 15 * MINUTE_MS
 """An audit may be so long ago; what came since is pending. When it is longer ago, nobody looks: it is unverified."""
@@ -201,12 +201,10 @@ class Conditions:
         settled_ms = whole_until_ms(series, anchor_ms, now_ms - self._grace_ms)
         if mark is None or mark.until_ms is None or now_ms - mark.looked_ms > self._late_ms:
             return settled_ms, None
-        turn_ms = mark.looked_ms + self._late_ms + 1
-        if not bracketed(DATASETS[series.dataset].continuity):
-            recent_until_ms = mark.until_ms + self._late_ms + _pause_ms(series) + 1
-            if now_ms >= recent_until_ms:
-                return settled_ms, None
-            turn_ms = min(turn_ms, recent_until_ms)
+        recent_until_ms = mark.until_ms + self._late_ms + _pause_ms(series) + 1
+        if now_ms >= recent_until_ms:
+            return settled_ms, None
+        turn_ms = min(mark.looked_ms + self._late_ms + 1, recent_until_ms)
         if settled_ms <= mark.until_ms:
             return settled_ms, None
         return mark.until_ms, turn_ms

@@ -40,7 +40,7 @@ from data_manager.domain.span import Span, union
 from data_manager.domain.time import DAY_MS, HOUR_MS
 from data_manager.domain.truth import SeriesTruth
 from data_manager.ports import Clock, Extent, SeriesStore
-from data_manager.services.auditing.judging import row_end_ms
+from data_manager.services.auditing.judging import bracketed, row_end_ms
 from data_manager.services.auditing.looking import LIVE_WITHIN_MS
 from data_manager.services.conditions import Conditions
 
@@ -277,8 +277,11 @@ class HealthBook:
         )
 
     def _window(self, series: Series, extent: Extent, life: Life, now_ms: int, window_ms: int | None) -> Span | None:
-        ends = [one for one in (self._conditions.judged_until_ms(series, now_ms), life.delisted_ms) if one is not None]
+        judged_ms = self._conditions.judged_until_ms(series, now_ms)
+        ends = [one for one in (judged_ms, life.delisted_ms) if one is not None]
         longer = {} if window_ms is None else {"window_ms": window_ms}
+        if judged_ms is not None and bracketed(DATASETS[series.dataset].continuity):
+            now_ms = min(now_ms, judged_ms)  # beyond the last id nothing can be told but that it is old
         return window(series.interval, extent.first_ms, min(ends, default=None), now_ms, **longer)
 
     async def _budget(self, series: Series, extent: Extent | None, life: Life, now_ms: int) -> ErrorBudget | None:
