@@ -12,6 +12,7 @@ from data_manager.adapters.meta.sql import SqlMetaStore, open_meta
 from data_manager.adapters.mongo.store import open_mongo
 from data_manager.adapters.store.embedded import EmbeddedStore
 from data_manager.domain.batch import STREAM, pack
+from data_manager.domain.certificate import Certificate
 from data_manager.domain.condition import Condition
 from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import BY_EVENT, DATASETS
@@ -389,6 +390,27 @@ async def test_rows_that_come_between_a_kill_and_the_next_run_stay(embedded: Ser
     [record] = await house.records()
     assert (record.rows_in, record.rows_out, record.details["dropped"]) == (24, 25, 0)
     assert await house.held(HOURS) == [0, 9]
+
+
+async def test_rows_that_come_while_a_piece_is_certified_stay_with_it(
+    embedded: SeriesStore, meta: SqlMetaStore
+) -> None:
+    house = House(embedded, meta)
+    await house.hold(hours(0, 1, 9))
+    keep = meta.keep_certificate
+
+    async def late(certificate: Certificate) -> None:
+        if certificate.start_ms == day(0):
+            await house.hold([hour(day(0) + 30 * MINUTE_MS)], received_ms=house.clock.now)
+        await keep(certificate)
+
+    meta.keep_certificate = late  # type: ignore[method-assign]  # a backfill comes in between
+    done = await house.retention.run()
+    assert (dropped(done), done.waiting) == ([(HOURS.id, 1, 24)], 1)
+    assert await house.held(HOURS) == [0, 9]
+    records = [(one.rows_in, one.rows_out, one.details["dropped"]) for one in await house.records()]
+    assert sorted(records) == [(24, 0, 24), (24, 25, 0)]
+    assert (await house.retention.run()).pieces == (), "it came lately"
 
 
 async def test_an_audit_amid_a_run_changes_nothing(embedded: SeriesStore, meta: SqlMetaStore) -> None:

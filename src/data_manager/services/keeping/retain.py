@@ -292,22 +292,30 @@ class _Run:
                 self._waiting += 1
                 return
             if self._dry_run:
-                one = replace(one, rows=await self._store.count(series, piece))
+                found: Piece | None = replace(one, rows=await self._store.count(series, piece))
             else:
-                one = await self._let_go(series, piece, one)
+                found = await self._let_go(series, piece, one)
         except Corrupt as error:
             self._fail(series, error)
             return
-        self._rows += one.rows or 0
-        self._pieces.append(one)
+        if found is None:
+            self._waiting += 1
+            return
+        self._rows += found.rows or 0
+        self._pieces.append(found)
 
     def _fail(self, series: Series, error: Corrupt) -> None:
         self._failed[series.id] = str(error)
         _log.error("rows stay: they cannot be certified", series=series.id, reason=str(error))
 
-    async def _let_go(self, series: Series, piece: Span, one: Piece) -> Piece:
+    async def _let_go(self, series: Series, piece: Span, one: Piece) -> Piece | None:
+        """The piece, as it went; None where rows came into it while it was certified: then it stays."""
         begun = await self._begin(series, piece, one)
         await self._records.keep_lineage([begun])
+        held = await self._store.count(series, piece)
+        if begun.rows_in not in (None, held):
+            await self._stays(begun, held)
+            return None
         dropped = await self._drop(series, begun)
         return replace(one, rows=begun.rows_in, dropped=dropped, certificate=begun.details["certificate"])
 
@@ -340,11 +348,13 @@ class _Run:
         for begun in found:
             series, piece = parse_series(begun.series, DATASETS, ""), Span(begun.start_ms, begun.end_ms)
             if await self._retention.waits(series, piece, begun.at_ms):
-                rows = await self._store.count(series, piece)
-                stays = {**begun.details, "dropped": 0}
-                await self._records.keep_lineage([replace(begun, rows_out=rows, details=stays)])
+                await self._stays(begun, await self._store.count(series, piece))
             else:
                 await self._drop(series, begun, again=True)
+
+    async def _stays(self, begun: LineageRecord, rows: int) -> None:
+        """Rows came since it was written down that it goes: nothing of it went."""
+        await self._records.keep_lineage([replace(begun, rows_out=rows, details={**begun.details, "dropped": 0})])
 
     async def _begin(self, series: Series, piece: Span, one: Piece) -> LineageRecord:
         try:
