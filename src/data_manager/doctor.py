@@ -224,11 +224,14 @@ async def _mysql(settings: Settings) -> Check:
 
     try:
         meta = await open_meta(settings.metadata_url, migrate=False)
+        try:
+            await meta.require_rights()
+        finally:
+            await meta.close()
     except (DataManagerError, ImportError) as error:
         fix = "start the server, correct MYSQL_URI, install the extra [mysql], or run data-manager migrate"
         return Check("mysql", False, str(error), fix)
-    await meta.close()
-    return Check("mysql", True, "answers, and has this version's layout")
+    return Check("mysql", True, "answers, has this version's layout, and lets us write")
 
 
 async def _quiet(_: Exception) -> None:

@@ -129,6 +129,12 @@ async def test_rights_that_are_missing_are_named_and_what_was_done_is_finished_l
     await mysql_server.say(f"GRANT CREATE ON {name}.* TO reader@'%'")
     assert "ALTER, INDEX and DROP" in await refusal(theirs)  # some tables were made
     await mysql_server.say(f"GRANT ALL ON {name}.* TO reader@'%'")
+    await (await open_meta(theirs)).close()
+    for right in ("INSERT", "UPDATE", "DELETE"):
+        await mysql_server.say(f"REVOKE {right} ON {name}.* FROM reader@'%'")
+        assert "grant it SELECT, INSERT, UPDATE and DELETE" in await refusal(theirs), "told before it is needed"
+        await (await open_meta(theirs, migrate=False)).close()  # who only reads may
+        await mysql_server.say(f"GRANT {right} ON {name}.* TO reader@'%'")
     store = await open_meta(theirs)
     await store.keep_findings([found(FindingKind.STALE, severity="info", start_ms=1, evidence={}, found_ms=1)])
     await store.close()

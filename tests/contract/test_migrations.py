@@ -167,6 +167,25 @@ async def test_a_table_that_was_taken_away_is_named(url: str) -> None:
     await require_newest(url)
 
 
+async def test_an_index_that_is_another_one_is_named(url: str) -> None:
+    """One that ought to forbid two open jobs for a range, one that somebody made of other columns, one that is gone."""
+    await migrate(url)
+    drop = "DROP INDEX idx_backfill_jobs_open" + ("" if url.startswith("sqlite") else " ON backfill_jobs")
+    ours = r"lacks the index idx_backfill_jobs_open of its table backfill_jobs, unique, on \(open_key\)"
+    for index, columns, there in (
+        ("INDEX", "open_key", r"\(not unique, on \(open_key\)\)"),
+        ("UNIQUE INDEX", "open_key, symbol", r"\(unique, on \(open_key, symbol\)\)"),
+    ):
+        await said(url, drop, f"CREATE {index} idx_backfill_jobs_open ON backfill_jobs ({columns})")
+        with pytest.raises(Refused, match=f"{ours}: drop that one {there} and make ours"):
+            await migrate(url)
+    await said(url, drop)
+    with pytest.raises(Refused, match=f"{ours}: make it"):
+        await migrate(url)
+    await said(url, "CREATE UNIQUE INDEX idx_backfill_jobs_open ON backfill_jobs (open_key)")
+    assert await migrate(url) == []
+
+
 async def test_a_table_of_somebody_else_is_named_and_left_alone(url: str) -> None:
     await said(url, "CREATE TABLE findings (shoe INTEGER, size INTEGER)", "INSERT INTO findings VALUES (1, 42)")
     with pytest.raises(Refused, match="findings lacks the column id"):

@@ -31,7 +31,7 @@ async def refusal(access: MongoAccess) -> BadSetting:
 async def test_a_login_that_is_refused(mongo_server: AnyServer) -> None:
     url = mongo_server.url.replace("mongodb://", f"mongodb://somebody:{ENCODED}@")
     error = await refusal(MongoAccess(url=url, database="petrosa"))
-    assert error.name == "MONGODB_USER"
+    assert error.name == "MONGODB_URL"
     assert "refuses the login" in str(error)
 
 

@@ -139,8 +139,9 @@ async def in_thread(**settings: str) -> str:
 def test_a_wrong_login_of_mongodb(mongo_server: AnyServer, tmp_path: Path) -> None:
     url = mongo_server.url.replace("mongodb://", f"mongodb://somebody:{quote(SECRET, safe='')}@")
     said = refused(mongodb_url=url, data_dir=str(tmp_path))
-    assert "MONGODB_USER" in said
+    assert said.startswith("error: MONGODB_URL='mongodb://***@127.0.0.1:")
     assert "refuses the login" in said
+    assert "check user, password and, in a URL, authSource" in said
 
 
 async def test_missing_privileges_in_mongodb(tmp_path: Path) -> None:

@@ -21,6 +21,10 @@ class Refused(Unavailable):
         super().__init__(message, retry_after_s=10.0)  # servers block hosts that knock too often in vain
 
 
+class Forbidden(Refused):
+    """This login may not do that."""
+
+
 class Contended(Unavailable):
     """Another transaction got in the way and nothing was kept: the same again at once may work."""
 
@@ -62,7 +66,7 @@ _MYSQL: dict[int, tuple[Kind, str]] = {
     1021: (Unavailable, _FULL),
     1034: (Corrupt, _DAMAGED),
     1040: (Unavailable, _TOO_MANY),
-    1044: (Refused, _NO_RIGHTS),
+    1044: (Forbidden, _NO_RIGHTS),
     1045: (Refused, _NO_ENTRY),
     1047: (Unavailable, "has a node that is not ready: wait until the cluster has formed"),
     1049: (Refused, "does not exist: CREATE DATABASE it, or name another one in MYSQL_URI"),
@@ -71,8 +75,8 @@ _MYSQL: dict[int, tuple[Kind, str]] = {
     1114: (Unavailable, _FULL),
     1129: (Refused, "has blocked this host after too many failed connections: mend MYSQL_URI, then FLUSH HOSTS there"),
     1130: (Refused, "takes no connection from this host: create the user for it"),
-    1142: (Refused, _NO_RIGHTS),
-    1143: (Refused, _NO_RIGHTS),
+    1142: (Forbidden, _NO_RIGHTS),
+    1143: (Forbidden, _NO_RIGHTS),
     1146: (Unavailable, _OUTDATED),
     1153: (Refused, "takes no packet of that size: raise max_allowed_packet above the largest dead letter"),
     1194: (Corrupt, _DAMAGED),
@@ -81,7 +85,7 @@ _MYSQL: dict[int, tuple[Kind, str]] = {
     1205: (Contended, "was held by another transaction for too long: try again"),
     1213: (Contended, "broke a tie between two transactions: try again"),
     1226: (Unavailable, _TOO_MANY),
-    1227: (Refused, _NO_RIGHTS),
+    1227: (Forbidden, _NO_RIGHTS),
     1290: (Refused, _CHANGED_SIDE),
     1317: (Unavailable, _LOST),
     1524: (Refused, "wants a way to log in that this driver lacks: create the user with mysql_native_password"),

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
@@ -126,7 +126,10 @@ def _run(connection: Connection, step: Step, name: str, impossible: str) -> list
 
 
 def _compare(connection: Connection, name: str) -> None:
-    """Whether everything is there that the revision reached has made. Raises Refused naming what is not."""
+    """Whether all that the revision reached has made is there, as it was made. Raises Refused naming what is not.
+
+    An index that ought to forbid the same twice, and does not, would be worse than slow.
+    """
     if connection.scalar(sa.text("SELECT version_num FROM alembic_version")) != REVISION:
         return
     look = sa.inspect(connection)
@@ -137,6 +140,22 @@ def _compare(connection: Connection, name: str) -> None:
             what = f"the column {lacking[0]} of its table {table.name}" if held else f"its table {table.name}"
             fix = "put it back from a backup, or empty the table alembic_version and migrate again"
             raise Refused(f"metadata database {name} lost {what} after it was migrated: {fix}")
+        _compare_indexes(look, table, name)
+
+
+def _compare_indexes(look: sa.Inspector, table: sa.Table, name: str) -> None:
+    held = {index["name"]: index for index in look.get_indexes(table.name)}
+    for index in sorted(table.indexes, key=lambda one: str(one.name)):
+        wanted, there = _kind(index.unique, [column.name for column in index.columns]), held.get(str(index.name))
+        found = there and _kind(there["unique"], there["column_names"])
+        if found != wanted:
+            what = f"the index {index.name} of its table {table.name}, {wanted}"
+            fix = f"drop that one ({found}) and make ours" if found else "make it"
+            raise Refused(f"metadata database {name} lacks {what}: {fix}")
+
+
+def _kind(unique: object, columns: Sequence[str | None]) -> str:
+    return f"{'unique' if unique else 'not unique'}, on ({', '.join(map(str, columns))})"
 
 
 @asynccontextmanager

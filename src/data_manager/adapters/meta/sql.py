@@ -19,6 +19,7 @@ from data_manager.adapters.meta.digests import DigestsInSql
 from data_manager.adapters.meta.health import HealthInSql
 from data_manager.adapters.meta.jobs import JobsInSql
 from data_manager.adapters.meta.lineage import LineageInSql
+from data_manager.adapters.meta.rights import require_rights
 from data_manager.adapters.meta.room import alone
 from data_manager.adapters.meta.tables import REVISION, datasets, dead_letters, upsert
 from data_manager.adapters.meta.truth import TruthInSql
@@ -72,6 +73,8 @@ async def open_meta(
     try:
         if await database.revision() != REVISION:
             await _bring_up_to_date(url, database, migrate)
+        if migrate:
+            await require_rights(database)
     except BaseException:
         await database.close()
         raise
@@ -232,6 +235,10 @@ class SqlMetaStore(TruthInSql, JobsInSql, HealthInSql, AlertsInSql, DigestsInSql
         fenced = copy(self)
         fenced._lease = lease
         return fenced
+
+    async def require_rights(self) -> None:
+        """Raises Refused where our login may only read."""
+        await require_rights(self._database)
 
     async def healthy(self) -> bool:
         try:

@@ -100,7 +100,8 @@ async def connect(access: MongoAccess) -> tuple[Client, Database, Abilities]:
             await _require_format(database)
     except Refused as error:
         await client.close()
-        raise BadSetting(error.setting, _shown(access, error.setting), str(error)) from error
+        name = "MONGODB_URL" if access.url and error.setting == "MONGODB_USER" else error.setting
+        raise BadSetting(name, _shown(access, name), str(error)) from error
     except BaseException:
         await client.close()
         raise

@@ -18,12 +18,12 @@ from bson.datetime_ms import DatetimeMS
 from bson.errors import BSONError
 
 from data_manager.adapters.mongo.decimals import decode_decimals, encode_decimals
-from data_manager.adapters.mongo.layout import Document, collection_of, ids_of, is_time
+from data_manager.adapters.mongo.layout import Document, collection_of, ids_of, is_time, key_of
 from data_manager.domain.batch import Batch, build, empty
 from data_manager.domain.columns import Column
 from data_manager.domain.dataset import Dataset, Field, Kind, Series
 from data_manager.domain.decimals import Decimals
-from data_manager.domain.errors import Corrupt
+from data_manager.domain.errors import Corrupt, DamagedRows
 from data_manager.domain.levels import Levels
 
 
@@ -41,7 +41,10 @@ def encode(batch: Batch, *, exact: bool) -> list[Document]:
 def decode(
     dataset: Dataset, series: Series, documents: Sequence[Mapping[str, Any]], names: Sequence[str] | None = None
 ) -> Batch:
-    """The documents as a batch of one series, in their order. Raises Corrupt for what we cannot have written."""
+    """The documents as a batch of one series, in their order.
+
+    Raises Corrupt for what we cannot have written: DamagedRows where key and time at least can be read.
+    """
     wanted = list(names or dataset.field)
     if not documents:
         return empty(dataset, (series,), wanted)
@@ -49,12 +52,43 @@ def decode(
     for name in wanted:
         try:
             columns[name] = _decoded(dataset.field[name], [document.get(name) for document in documents])
-        except (TypeError, ValueError, KeyError, AttributeError, OverflowError, BSONError) as error:
-            raise Corrupt(
-                f"collection {collection_of(series)}, documents {documents[0].get('_id')!r} to"
-                f" {documents[-1].get('_id')!r}: field {name} is not as we write it ({error})"
-            ) from error
+        except _UNREADABLE as error:
+            bad = _first_bad(dataset.field[name], documents)
+            what = (
+                f"collection {collection_of(series)}, documents {bad[0].get('_id')!r} to {bad[-1].get('_id')!r}: field"
+                f" {name} is not as we write it ({error})"
+            )
+            raise _damage(dataset, bad, what) from error
     return Batch(dataset, (series,), np.zeros(len(documents), np.int32), columns)
+
+
+_UNREADABLE = (TypeError, ValueError, KeyError, AttributeError, OverflowError, BSONError)
+
+
+def _first_bad(field: Field, documents: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """The first documents side by side whose field cannot be read."""
+    good = [_readable(field, document) for document in documents]
+    start = good.index(False) if False in good else 0
+    end = next((at for at in range(start, len(good)) if good[at]), len(good))
+    return documents[start : end or len(good)]
+
+
+def _readable(field: Field, document: Mapping[str, Any]) -> bool:
+    try:
+        _decoded(field, [document.get(field.name)])
+    except _UNREADABLE:
+        return False
+    return True
+
+
+def _damage(dataset: Dataset, bad: Sequence[Mapping[str, Any]], what: str) -> Corrupt:
+    try:
+        keys = [key_of(document["_id"]) for document in bad]
+        times = [_milliseconds(document[dataset.time]) for document in bad]
+    except _UNREADABLE:
+        return Corrupt(what)
+    bounds = {"first_key": min(keys), "last_key": max(keys)}
+    return DamagedRows(what, start_ms=min(times), end_ms=max(times) + 1, **bounds)
 
 
 def _encoded(field: Field, column: Column, exact: bool) -> list[Any]:

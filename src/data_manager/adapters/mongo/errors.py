@@ -109,7 +109,7 @@ def _of_answer(code: int | None, message: str, where: str) -> DataManagerError:
 
 
 def _message(details: Mapping[str, Any] | None) -> str:
-    return str(details.get("errmsg", "")) if details else ""
+    return " ".join(str(details.get("errmsg", "")).split()) if details else ""
 
 
 def _short(error: PyMongoError) -> str:

@@ -76,6 +76,11 @@ def ids_of(batch: Batch) -> list[Any]:
     return list(map(" ".join, zip(*parts, strict=True)))
 
 
+def key_of(identity: Any) -> int:
+    """The first part of the key of a row by its _id. Raises ValueError or TypeError for what is none of ours."""
+    return int(identity.partition(" ")[0] if isinstance(identity, str) else identity)
+
+
 def _parts(column: Column) -> list[str]:
     """A key part as text: equal values give equal text, and it sorts as domain/batch sorts."""
     if isinstance(column, Decimals):
