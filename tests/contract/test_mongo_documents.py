@@ -19,7 +19,7 @@ from data_manager.domain.batch import Batch, key_parts, settle
 from data_manager.domain.dataset import MARKETS, Series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.decimals import parse_decimals
-from data_manager.domain.errors import BadQuery, Corrupt
+from data_manager.domain.errors import BadQuery, Corrupt, DamagedRows
 from data_manager.domain.events import FundingRate, Liquidation, Number
 from data_manager.domain.span import Span
 from data_manager.domain.time import INTERVALS_MS
@@ -129,6 +129,24 @@ def test_a_document_that_we_cannot_have_written_is_corrupt(damage: dict[str, Any
     documents = encode(batch, exact=True)
     with pytest.raises(Corrupt, match=f"trades_BTCUSDT.*{next(iter(damage))}"):
         decode(batch.dataset, batch.series[0], [documents[0], {**documents[1], **damage}])
+
+
+def test_where_documents_are_damaged_is_told_by_keys_and_times() -> None:
+    batch = BATCHES["trade"]
+    documents = encode(batch, exact=True)
+    times, keys = batch.time_ms.tolist(), batch.key.tolist()
+    for first, last in ((1, 1), (1, 2), (0, 0)):
+        damaged = [{**one, "price": "1.x"} if first <= at <= last else one for at, one in enumerate(documents)]
+        with pytest.raises(DamagedRows) as raised:
+            decode(batch.dataset, batch.series[0], damaged)
+        told = raised.value
+        assert (told.first_key, told.last_key) == (keys[first], keys[last])
+        assert (told.start_ms, told.end_ms) == (min(times[first : last + 1]), max(times[first : last + 1]) + 1)
+    liquidations = BATCHES["liquidation"]
+    [one, *_] = encode(liquidations, exact=True)
+    with pytest.raises(DamagedRows) as raised:
+        decode(liquidations.dataset, liquidations.series[0], [{**one, "status": 5}])
+    assert raised.value.first_key == int(liquidations.key[0])
 
 
 @pytest.mark.parametrize("side", [[{"price": "1"}], [{"price": "1", "quantity": None}], [["1", "2"]], "1"])

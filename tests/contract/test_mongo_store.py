@@ -7,22 +7,28 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 from pymongo import monitoring
 from pymongo.monitoring import CommandListener, CommandStartedEvent
 
+from data_manager.adapters.meta.sql import open_meta
 from data_manager.adapters.mongo.access import MongoAccess
 from data_manager.adapters.mongo.layout import LIVE, REVISIONS
 from data_manager.adapters.mongo.store import MongoStore, open_mongo
 from data_manager.adapters.mongo.writing import revision
 from data_manager.domain.batch import Batch
+from data_manager.domain.coverage import Result
 from data_manager.domain.dataset import Series
 from data_manager.domain.errors import Corrupt, Unavailable
+from data_manager.domain.finding import FindingKind
 from data_manager.domain.span import Span
+from data_manager.domain.time import HOUR_MS
 from data_manager.ports import Receipt
 from tests.conftest import eventually
 from tests.contract.rows import BASE_MS, batch_of, candle, liquidation, mixed, trade
+from tests.flow.test_audit import House
 from tests.memory import MemoryStore
 from tests.mongo_server import MongoServer, opened, raw
 
@@ -243,6 +249,28 @@ async def test_a_document_that_is_not_ours_is_said_and_not_served(
     with pytest.raises(Corrupt, match=r"trades_BTCUSDT.*7"):
         await replicas[0].scan(TRADES)
     assert (await replicas[0].scan(TRADES, Span(BASE_MS, BASE_MS + 100))).key.tolist() == [1]
+
+
+async def test_an_audit_quarantines_a_damaged_document_and_judges_all_around_it(
+    replicas: list[MongoStore], mongo_access: MongoAccess, tmp_path: Path
+) -> None:
+    meta = await open_meta(f"sqlite:///{tmp_path}/meta.db")
+    house = House(replicas[0], meta, BASE_MS + HOUR_MS)
+    await house.hold([trade(n) for n in range(1, 300) if n not in (40, 200)])
+    with raw(mongo_access) as client:
+        client[mongo_access.database]["trades_BTCUSDT"].update_one({"_id": 100}, {"$set": {"price": "1.x"}})
+    done = await house.auditor.run([TRADES], full=True)
+    assert ([(one.after, one.before) for one in done.holes], done.failed) == ([(39, 41), (199, 201)], (TRADES.id,))
+    unknown = [one for one in (await house.truth(TRADES)).coverage if one.result is Result.UNKNOWN]
+    assert [(one.start_ms, one.end_ms) for one in unknown] == [(BASE_MS + 1_000, BASE_MS + 1_001)]
+    [told] = [one for one in house.told if one.kind is FindingKind.CORRUPT]
+    assert (told.start_ms, told.open) == (BASE_MS + 1_000, True)
+    with raw(mongo_access) as client:
+        client[mongo_access.database]["trades_BTCUSDT"].update_one({"_id": 100}, {"$set": {"price": "1.5"}})
+    house.clock.now += 1
+    assert (await house.auditor.run([TRADES], full=True)).failed == ()
+    assert not house.told[-1].open
+    await meta.close()
 
 
 async def test_what_was_stored_outlives_a_kill_and_the_store_goes_on(own_mongo: MongoServer) -> None:
