@@ -26,7 +26,10 @@ _STEAL_MAX, _OTHERS_MAX = 2.0, 20.0  # percent of all processors, of one process
 
 
 class Beside(NamedTuple):
-    """fdatasync_ms, seen_ms: p99. steal: percent of the processors' time. others: percent of one, for other programs."""
+    """fdatasync_ms, seen_ms: p99. steal: percent of the processors' time. others: percent of one, for other programs.
+
+    fdatasync_ms is of messages, one a millisecond, not of syncs: one sync of 100 ms holds up a hundred of them.
+    """
 
     fdatasync_ms: float
     seen_ms: float
@@ -57,7 +60,15 @@ def watched(folder: Path, port: int, subject: str) -> Iterator[list[Beside]]:
     out, _ = child.communicate()
     fdatasync_ms, seen_ms = json.loads(out)
     percent = 100 / seconds / os.sysconf("SC_CLK_TCK")
-    found.append(Beside(_p99(fdatasync_ms), _p99(seen_ms), 100 * stolen / max(total, 1), max(others * percent, 0.0)))
+    found.append(
+        Beside(_p99(_held_up(fdatasync_ms)), _p99(seen_ms), 100 * stolen / max(total, 1), max(others * percent, 0.0))
+    )
+
+
+def _held_up(syncs_ms: list[float]) -> list[float]:
+    """What each message waited: those that came in the pause before a sync for all of it, the others for its rest."""
+    pause_ms = round(_EACH_S * 1e3)
+    return [sync_ms - max(0, at) for sync_ms in syncs_ms for at in range(-pause_ms, int(sync_ms))]
 
 
 def _p99(values: list[float]) -> float:

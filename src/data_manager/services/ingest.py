@@ -31,7 +31,6 @@ from data_manager.telemetry import Tally
 
 _log = structlog.get_logger(__name__)
 _SLICE = 1_000  # deliveries decoded before others get a turn on the event loop
-_REST_S = 0.005  # a flush that took longer is followed by no longer rest
 _QUIET_S = 0.1  # so often the drops of the bus are asked for when nothing comes
 
 Append = Callable[[Batch], Awaitable[Receipt]]
@@ -112,8 +111,8 @@ def note_drops(ports: Ports, tally: Tally) -> None:
 class Flusher:
     """Sees to it that what waits is flushed, by one flush at a time, while the caller goes on filling the buffer.
 
-    A flush costs by the call more than by the row. So after one that was not full comes a rest as long as it took: half
-    of the time at most goes into flushes, and the slower they are, the more rows each takes.
+    A flush costs by the call more than by the row. So after one that was not full comes a rest as long as it took, up
+    to the age that rows may have: where they are quick, half of the time at most goes into flushes.
 
     What a flush raises comes out of whichever method is called next.
     """
@@ -168,8 +167,8 @@ class Flusher:
             began_s = clock.monotonic_s()
             await flush(self._ports, self._buffer, self._burying)
             ended_s = clock.monotonic_s()
-            rested_s = ended_s + min(ended_s - began_s, _REST_S)
-            self._not_before_s = max(began_s + self._buffer.limits.age_ms / 1_000, rested_s)
+            age_s = self._buffer.limits.age_ms / 1_000
+            self._not_before_s = max(began_s + age_s, ended_s + min(ended_s - began_s, age_s))
 
     async def _idle(self) -> None:
         if self._under_way is not None:
