@@ -80,6 +80,7 @@ class Run:
         self._second = Second(self._series, self._fetch, self._stored, clock)
         self._pieces: list[Piece] = []  # finished, not noted yet
         self._noted_s = clock.monotonic_s()
+        self._writing = asyncio.Lock()
 
     async def all(self) -> None:
         """Everything that is wanted, also what somebody adds meanwhile; the job is completed then.
@@ -233,17 +234,18 @@ class Run:
 
     async def _keep(self, step: Callable[[Job], Job]) -> None:
         """Keep the job after that step; where somebody else changed it meanwhile, the step is taken from there."""
-        for _ in range(_CONFLICTS_MAX):
-            try:
-                self.job = await self._store.keep_job(step(self.job))
-                return
-            except LeaseLost:
-                raise
-            except Conflict:
-                fresh = await self._store.job(self.job.id)
-                if fresh is None or fresh.state is not JobState.RUNNING or fresh.owner != self._owner:
+        async with self._writing:  # our own heartbeat is nobody else
+            for _ in range(_CONFLICTS_MAX):
+                try:
+                    self.job = await self._store.keep_job(step(self.job))
+                    return
+                except LeaseLost:
                     raise
-                self.job = fresh
+                except Conflict:
+                    fresh = await self._store.job(self.job.id)
+                    if fresh is None or fresh.state is not JobState.RUNNING or fresh.owner != self._owner:
+                        raise
+                    self.job = fresh
         raise Unavailable(f"job {self.job.id} is changed by others all the time")
 
 
