@@ -23,7 +23,8 @@ from tests.service import bare_environment, data_manager, feed
 __all__ = ["mongo_server", "mysql_server"]  # fixtures
 
 SECRET = "hunter2/@:?"
-SECRETS = (SECRET, quote(SECRET, safe=""), PASSWORD, quote(PASSWORD, safe=""))
+LETS_IN = "hunter3"
+SECRETS = (SECRET, quote(SECRET, safe=""), PASSWORD, quote(PASSWORD, safe=""), LETS_IN)
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +37,10 @@ def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
 
 
 async def test_the_bus_comes_up_last(tmp_path: Path, mongo_server: AnyServer, mysql_server: MySqlServer) -> None:
-    nats = NatsServer(tmp_path / "nats", port=free_port())
-    one = Cluster(tmp_path, nats.url, mongo_server.access(), await mysql_server.fresh(), nats_connect_timeout=2)
+    config = f'authorization {{ user: "us", password: "{LETS_IN}" }}'
+    nats = NatsServer(tmp_path / "nats", port=free_port(), config=config)
+    url = nats.url.replace("nats://", f"nats://us:{LETS_IN}@")
+    one = Cluster(tmp_path, url, mongo_server.access(), await mysql_server.fresh(), nats_connect_timeout=2)
     try:
         await comes_up_last(one, "nats", ("nats",), nats.start)
     finally:
@@ -83,6 +86,7 @@ async def comes_up_last(
 ) -> None:
     """The service is there first, says whom it waits for, and begins to work by itself when that is there."""
     service = cluster.services.get("all-1") or cluster.service("all-1")
+    service.environ["LOG_LEVEL"] = "DEBUG"  # says all that it ever says
     async with clusters.running(cluster):
         await service.start(ready=False)
 
@@ -101,7 +105,10 @@ async def comes_up_last(
         await eventually(lambda: is_ready(service), within_s=15, what=f"ready\n{service.said()}")
         await feed(cluster.nats_url, service, [trade("BTCUSDT", number).message for number in range(1, 51)])
         assert len(service.rows("/data/trades", pair="BTCUSDT")) == 50
+        assert service.logged('"level": "debug"') > 0
+        assert [service.logged(secret) for secret in SECRETS] == [0] * len(SECRETS)
         require_no_secret(service.said())
+        require_no_secret(service.command("config").decode() + service.command("doctor").decode())
 
 
 # ---- what waiting does not mend --------------------------------------------------------------------------------------
