@@ -20,6 +20,7 @@ from tests.truth import USDM, Line, lines_of, paths_of, rows_of
 NAMES = USDM if FULL else ("2021-07-22_sushi-akro-keep-ctk", "2023-04-04_btcusdt", "2023-04-05_btcusdt_part1")
 SHARE = 100  # one in so many
 BOUND = 100  # letters kept, where that is bounded
+UNREAD = 200
 
 Poison = Callable[[dict[str, Any], random.Random], tuple[bytes, str, str | None]]
 """A good event's data made bad: the payload, and the reason and field that its dead letter must name."""
@@ -88,6 +89,27 @@ async def test_a_flood_of_garbage_is_bounded_and_the_newest_of_it_is_kept(
             await eventually(lambda: "let go for want of room" in log_of(service), what="the line of the log")
             assert service.figures().of("rows_new_total") == 1
             service.figures().require_law()
+
+
+async def test_a_start_in_which_nothing_can_be_read_is_not_ready_and_says_why(
+    tmp_path: Path, trades: list[Line], told: Told
+) -> None:
+    """As with a subject that carries something else; the first event that can be read is the end of it."""
+    async with own_server(tmp_path / "nats") as server:
+        service = Service(tmp_path / "service", nats_url=server.url)
+        async with running(service), connected(server.url) as client:
+            await publish(client, service.subject, [b"%d is no market data" % number for number in range(UNREAD)])
+            await drained(client, service)
+            refused = service.get("/health/readiness")
+            assert refused.status_code == 503
+            assert refused.json()["components"]["ingest"] == "unhealthy"
+            [reason] = refused.json()["reasons"]
+            assert reason == f"ingest: {UNREAD} events arrived and none could be read: see the dead letters"
+            assert service.get("/health/liveness").status_code == 200
+            await publish(client, service.subject, [trades[0].enveloped])
+            await eventually(lambda: service.get("/health/readiness").status_code == 200, what="ready")
+            service.figures().require_law()
+            told(times=UNREAD)
 
 
 async def seconds_to_store(client: Any, service: Service, payloads: Sequence[bytes]) -> float:
