@@ -106,6 +106,15 @@ async def test_funding_has_a_bucket_of_its_own_and_no_header() -> None:
         assert "X-MBX-USED-WEIGHT-1M" not in answer.headers
 
 
+async def test_statistics_have_a_bucket_of_their_own_and_no_header() -> None:
+    async with running() as exchange:
+        for _ in range(2):
+            answer = await exchange.get("/futures/data/openInterestHist", symbol="BTCUSDT", period="5m")
+            assert answer.status_code == 200
+            assert "X-MBX-USED-WEIGHT-1M" not in answer.headers
+        assert exchange.exchange.limits.used("127.0.0.1") == 0
+
+
 async def test_over_http_the_budget_ends_in_the_venues_words() -> None:
     async with running(weight_per_minute=40) as exchange:
         for _ in range(2):

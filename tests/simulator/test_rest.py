@@ -30,6 +30,12 @@ SHAPES = {
     "ticker24hr_BTCUSDT": ("ticker/24hr", {"symbol": "BTCUSDT"}),
     "ticker24hr_few_symbols": ("ticker/24hr", {}),
     "tickerPrice_some_symbols": ("ticker/price", {}),
+    "openInterestHist_LTCUSDT_1d": ("/futures/data/openInterestHist", {"symbol": "BTCUSDT", "period": "1d"}),
+    "takerlongshortRatio_BTCUSDT_5m": ("/futures/data/takerlongshortRatio", {"symbol": "BTCUSDT", "period": "5m"}),
+    "globalLongShortAccountRatio_BTCUSDT_4h": (
+        "/futures/data/globalLongShortAccountRatio",
+        {"symbol": "BTCUSDT", "period": "4h"},
+    ),
     "time": ("time", {}),
     "error_ticker24hr_invalid_symbol": ("ticker/24hr", {"symbol": "BTCUSD_201225"}),
     "exchangeInfo_few_symbols": ("exchangeInfo", {}),
@@ -37,6 +43,7 @@ SHAPES = {
 }
 SINCE = {  # what the facts sheet says came after these were recorded
     "aggTrades": {"nq"}, "trades": {"isRPITrade"}, "fundingRate": {"markPrice", "rateType"}, "klines": set(),
+    "/futures/data/openInterestHist": {"CMCCirculatingSupply"},
     "premiumIndex": {"estimatedSettlePrice"}, "ticker/bookTicker": {"lastUpdateId"},
     "exchangeInfo": {"maxMoveOrderLimit", "permissionSets", "marketTakeBound", "liquidationFee", "deliveryDate", "multiplierDecimal"},
 }  # fmt: skip
@@ -48,7 +55,8 @@ def made(**plan: Any) -> Exchange:
 
 
 def ask(exchange: Exchange, path: str, **params: Any) -> Any:
-    answer = exchange.rest.answer(f"/fapi/v1/{path}", {name: str(value) for name, value in params.items()}, {"x-mbx-apikey": "k"}, "9.9.9.9")  # fmt: skip
+    path = path if path.startswith("/") else f"/fapi/v1/{path}"
+    answer = exchange.rest.answer(path, {name: str(value) for name, value in params.items()}, {"x-mbx-apikey": "k"}, "9.9.9.9")  # fmt: skip
     return json.loads(answer.body)
 
 
@@ -214,6 +222,19 @@ def test_funding_pages_join_and_bounds_are_inclusive() -> None:
     assert len(ask(exchange, "fundingRate", symbol="SOLUSDT")) == 100
     assert {row["fundingTime"] % 1_000 for row in whole} > {0}
     assert ask(exchange, "fundingRate", symbol="BTCUSDT", startTime=NOW - 2_000 * DAY, limit=1)[0]["markPrice"] == ""
+
+
+def test_statistics_of_periods_are_those_of_the_candles_and_only_of_periods_that_are_over() -> None:
+    exchange = made()
+    rows = ask(exchange, "/futures/data/takerlongshortRatio", symbol="BTCUSDT", period="15m", limit=40)
+    assert [row["timestamp"] for row in rows] == [NOW // (15 * MINUTE) * 15 * MINUTE - back * 15 * MINUTE for back in range(40, 0, -1)]  # fmt: skip
+    candles = ask(exchange, "klines", symbol="BTCUSDT", interval="15m", limit=41)[:-1]
+    assert [(float(row["buyVol"]), round(float(row["buyVol"]) + float(row["sellVol"]), 4)) for row in rows] == [(float(one[9]), float(one[5])) for one in candles]  # fmt: skip
+    first = rows[0]["timestamp"]
+    assert ask(exchange, "/futures/data/takerlongshortRatio", symbol="BTCUSDT", period="15m", startTime=first, limit=3) == rows[:3]  # fmt: skip
+    for wrong, code in (({"startTime": NOW - 31 * DAY}, -1130), ({"limit": 501}, -1130), ({"period": "3m"}, -1130), ({"period": ""}, -1102)):  # fmt: skip
+        asked = {"symbol": "BTCUSDT", "period": "15m", **wrong}
+        assert ask(exchange, "/futures/data/openInterestHist", **asked)["code"] == code
 
 
 def test_the_last_24_hours_are_those_of_the_candles() -> None:

@@ -122,6 +122,7 @@ class Exchange:
         return Starlette(
             routes=[
                 Route("/fapi/{rest:path}", self._rest, methods=["GET"]),
+                Route("/futures/data/{rest:path}", self._rest, methods=["GET"]),
                 Route("/data/{rest:path}", self._archive, methods=["GET", "HEAD"]),
                 Route("/control/state", self._state, methods=["GET"]),
                 Route("/control/faults", self._switches, methods=every),

@@ -82,7 +82,11 @@ class Quotes:
         }  # fmt: skip
 
     def open_interest(self, contract: Contract, now_ms: int) -> dict[str, Any]:
-        """As openInterest has it: a wave around fifty thousand of the largest orders."""
-        [wave] = smooth(key_of(self.seed, contract.symbol, "interest"), np.array([now_ms // MINUTE_MS]), 8)
-        held = contract.quantity_scale * (200_000 + int(wave)) // 4
-        return {"openInterest": decimal(held, contract.quantity_precision), "symbol": contract.symbol, "time": now_ms}
+        """As openInterest has it."""
+        held = decimal(self.held(contract, now_ms), contract.quantity_precision)
+        return {"openInterest": held, "symbol": contract.symbol, "time": now_ms}
+
+    def held(self, contract: Contract, at_ms: int) -> int:
+        """Open interest at a moment, in units of quantity: a wave around fifty thousand of the largest orders."""
+        [wave] = smooth(key_of(self.seed, contract.symbol, "interest"), np.array([at_ms // MINUTE_MS]), 8)
+        return contract.quantity_scale * (200_000 + int(wave)) // 4

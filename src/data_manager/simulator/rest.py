@@ -1,4 +1,4 @@
-"""The REST interface: GET /fapi/v1/…, its parameters, their limits, and what it answers.
+"""The REST interface: GET /fapi/v1/… and /futures/data/…, their parameters, their limits, and what it answers.
 
     request → faults → what it costs → parameters → the market's rows → faults in the rows → JSON
 
@@ -20,9 +20,10 @@ from data_manager.simulator.books import Books
 from data_manager.simulator.clock import ExchangeClock
 from data_manager.simulator.contracts import Contract
 from data_manager.simulator.faults import Faults
-from data_manager.simulator.limits import FUNDING, WEIGHT, Bucket, Limits
+from data_manager.simulator.limits import FUNDING, STATISTICS, WEIGHT, Bucket, Limits
 from data_manager.simulator.market import Tape
 from data_manager.simulator.quotes import Quotes
+from data_manager.simulator.statistics import ANSWERS, KEPT_MS, PERIODS, opens_between
 from data_manager.simulator.tape import Aggregates, joined
 
 _AGGREGATES_KEPT_MS: Final = 48 * HOUR_MS
@@ -95,8 +96,8 @@ class Rest:
             return Raw(status=no.status, body=msgspec.json.encode({"code": no.code, "msg": no.message}))
 
     def _endpoint(self, path: str) -> Endpoint:
-        found = re.fullmatch(r"/fapi/v[12]/(.+)", path)
-        name = found[1] if found else ""
+        found = re.fullmatch(r"/fapi/v[12]/(.+)|/(futures/data/.+)", path)
+        name = found[1] or found[2] if found else ""
         if name not in _ENDPOINTS or (self._only and name not in self._only):
             raise Refused(404, -5000, f"Path {path}, Method GET is invalid")
         return _ENDPOINTS[name]
@@ -334,6 +335,25 @@ class Rest:
         contract = self.contract(params)
         return self.quotes.open_interest(contract, self.clock.now_ms())
 
+    def statistic(self, params: Params, name: str) -> list[dict[str, Any]]:
+        contract = self.contract(params)
+        period = params.get("period")
+        if not period:
+            raise mandatory("period")
+        if period not in PERIODS:
+            raise Refused(400, -1130, "Data sent for parameter 'period' is not valid.")
+        limit = self.limit(params, 30, 500)
+        start_ms, end_ms = self.span(params)
+        now_ms = self.clock.now_ms()
+        kept_ms = now_ms - KEPT_MS
+        if start_ms is not None and start_ms < kept_ms and not self._truth:
+            raise Refused(400, -1130, "Data sent for parameter 'startTime' is not valid.")
+        until_ms = min(now_ms, _LAST_MS if end_ms is None else end_ms)
+        opens = opens_between(period, max(contract.onboard_ms, kept_ms if start_ms is None else start_ms), until_ms)
+        cap = self.faults.rows_max(f"/futures/data/{name}", limit)
+        page = opens[-cap:] if start_ms is None else opens[:cap]
+        return ANSWERS[name](self.tape, self.quotes, contract, period, page)
+
     def _each(self, params: Params, of: Callable[[Contract], dict[str, Any]]) -> Any:
         """One object for one symbol, an array of what is trading without."""
         if params.get("symbol"):
@@ -393,6 +413,10 @@ def _fundings(rest: Rest, _: Params) -> Any:
     return listing.funding_info(rest.tape.contracts.values(), rest.clock.now_ms())
 
 
+def _statistic(name: str) -> Callable[[Rest, Params], Any]:
+    return lambda rest, params: rest.statistic(params, name)
+
+
 _ENDPOINTS: Final[dict[str, Endpoint]] = {
     "ping": Endpoint(_fixed(1), lambda rest, _: {}),
     "time": Endpoint(_fixed(1), lambda rest, _: {"serverTime": rest.shown_ms}),
@@ -413,4 +437,5 @@ _ENDPOINTS: Final[dict[str, Endpoint]] = {
     "ticker/price": Endpoint(_by_symbol(1, 2), Rest.price),
     "ticker/bookTicker": Endpoint(_by_symbol(2, 5), Rest.book_ticker),
     "openInterest": Endpoint(_fixed(1), Rest.open_interest),
+    **{f"futures/data/{name}": Endpoint(_fixed(1), _statistic(name), STATISTICS) for name in ANSWERS},
 }
