@@ -7,13 +7,13 @@ uniform, one per row where they are not. What such a pair cannot give back lette
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from data_manager.domain.columns import Index, Mask, absent_of, join_masks, same_absent, take_mask
@@ -29,13 +29,12 @@ _PLAIN = re.compile(r"-?(?:0|[1-9][0-9]{0,17})(?:\.([0-9]{1,18}))?", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,2})?", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Decimals:
+class Decimals(Struct, frozen=True, eq=False, gc=False):
     """Numbers of one column. scales: digits after the point, one for all or one per row. odd: texts by row."""
 
     mantissas: NDArray[np.int64]
     scales: int | NDArray[np.uint8]
-    odd: dict[int, str] = field(default_factory=dict)
+    odd: dict[int, str] = {}
     absent: Mask | None = None
 
     def __len__(self) -> int:
