@@ -5,6 +5,7 @@ import random
 import re
 import resource
 import sqlite3
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from data_manager.domain.span import Span
 from data_manager.ports import Receipt
 from tests.conftest import eventually
 from tests.contract.rows import BASE_MS, batch_of, candle, trade
+from tests.faults.conftest import Told
 from tests.servers import own_server
 from tests.service import Service, connected, drained, feed, publish, running
 from tests.truth import lines_of, path_of, rows_of
@@ -38,7 +40,7 @@ async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
 
 
 async def test_a_full_disk_holds_everything_back_and_nothing_is_lost(
-    server: NatsServer, tmp_path: Path, recordings: Path
+    server: NatsServer, tmp_path: Path, recordings: Path, told: Told
 ) -> None:
     """The process may not write beyond the present end of the log for a while: events wait on the bus."""
     lines = list(lines_of(path_of(recordings, "um", "2021-07-22_sushi-akro-keep-ctk")))
@@ -55,11 +57,13 @@ async def test_a_full_disk_holds_everything_back_and_nothing_is_lost(
         stored = service.figures().of("rows_new_total")  # a little fits into the room that the log has left
         assert sum(map(len, rows_of(first).values())) <= stored < sum(map(len, rows_of(lines).values()))
         resource.prlimit(service.pid, resource.RLIMIT_FSIZE, (hard, hard))
+        room_s = time.monotonic()
         await drained(client, service)
-        figures = service.figures()
-        figures.require_law()
-        assert figures.of("rows_new_total") == sum(map(len, rows_of(lines).values()))
         assert service.get("/health/readiness").status_code == 200
+        told(times=1, published=len(lines), seconds_to_recover=time.monotonic() - room_s)
+        service.figures().require_law()
+        assert service.figures().of("rows_new_total") == sum(map(len, rows_of(lines).values()))
+        await service.require(rows_of(lines))
 
 
 async def test_a_store_without_room_says_so_and_goes_on_when_there_is_some(tmp_path: Path) -> None:
