@@ -203,6 +203,25 @@ async def test_a_running_job_does_also_what_is_added_to_it(stage: Stage) -> None
     assert len(stage.source.asked) == len(set(stage.source.asked)), "nothing is asked for twice"
 
 
+async def test_what_is_added_in_the_moment_of_its_end_is_done_too(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep, added = stage.meta.keep_job, list[Job]()
+
+    async def keep_later(job: Job) -> Job:
+        if job.state is JobState.COMPLETED and not added:
+            added.append(await stage.ask(span(100, 300)))
+        return await keep(job)
+
+    monkeypatch.setattr(stage.meta, "keep_job", keep_later)
+    job = await stage.ask(span(60, 180))
+    await stage.run()
+    job = await stage.job(job)
+    assert [one.id for one in added] == [job.id]
+    assert (job.state, job.error) == (JobState.COMPLETED, None)
+    assert await stage.held() == [*range(60, 300)]
+
+
 async def test_a_running_job_of_one_source_asks_others_once_it_does_the_work_of_another_choice(stage: Stage) -> None:
     archive = PastSource({MINUTE: candles(0, 1_440)}, name="archive")
     archive.reach = span(0, 180)

@@ -87,6 +87,16 @@ class Run:
 
         Raises SourceFailed and NotOffered; Conflict when the job is not ours any more; and what the stores raise.
         """
+        while self.job.open:
+            await self._everything()
+            await self._keep(self._completed)
+
+    def _completed(self, job: Job) -> Job:
+        """Completed, unless somebody has added to it at the last moment."""
+        return job if job.remaining else jobs.completed(job, self._clock.now_ms())
+
+    async def _everything(self) -> None:
+        """All that is left. Raises SourceFailed and NotOffered where a part of it cannot be had."""
         missed: list[Span] = []
         choice = self.job.source
         failure: SourceFailed | None = None
@@ -107,7 +117,6 @@ class Run:
             named = ", ".join(f"{iso(one.start_ms)} to {iso(one.end_ms)}" for one in missed[:3])
             raise NotOffered(f"no {_who(self.job.source)} offers {self.job.series} from {named}")
         self._require_known(failure)
-        await self._keep(lambda one: jobs.completed(one, self._clock.now_ms()))
 
     def _require_known(self, failure: SourceFailed | None) -> None:
         """Raise SourceFailed where a source refuses for good what somebody asked for, and no row of it came."""
