@@ -22,7 +22,7 @@ from sqlalchemy.schema import CreateTable
 
 from data_manager.adapters.meta import sql
 from data_manager.adapters.meta.database import connect
-from data_manager.adapters.meta.failures import Contended, Refused, translated
+from data_manager.adapters.meta.failures import Contended, Forbidden, Refused, translated
 from data_manager.adapters.meta.findings import advance
 from data_manager.adapters.meta.migrate import migrate
 from data_manager.adapters.meta.sql import SqlMetaStore, count_again, if_newer, open_meta
@@ -647,7 +647,7 @@ def test_tables_can_be_made_on_mysql(table: Any) -> None:
     ("number", "kind", "words"),
     [
         (1045, Refused, "MYSQL_URI"),
-        (1142, Refused, "grant it SELECT"),
+        (1142, Forbidden, "grant it SELECT"),
         (1146, Unavailable, "data-manager migrate"),
         (1213, Contended, "try again"),
         (1836, Refused, "read-only"),
