@@ -1,6 +1,7 @@
 """Milliseconds from published to durable and queryable, at fixed rates.
 
     python benchmarks/latency.py [--seconds 8]
+    python benchmarks/latency.py --phases 20000 500          where the slowest messages of one such run waited
 
 A child publishes trades at a fixed rate, each carrying the nanosecond of its publishing as its trade id; ingest as the
 service wires it stores them, and a message's latency is counted when append returned for it. The first second is left
@@ -26,6 +27,7 @@ import numpy as np
 import structlog
 import uvloop
 from _beside import Beside, watched
+from _phases import print_phases, watched_phases
 from _report import table
 from _wired import opened_bus, subject_of, wired
 
@@ -67,11 +69,12 @@ def _trade(now_ns: int, symbol: int) -> bytes:
 
 
 class Took(NamedTuple):
-    """Milliseconds per message: from published to durable, and of that to our reader, and in append."""
+    """Milliseconds per message: from published to durable, and of that to our reader, and in append; and when, in ns."""
 
     whole: np.ndarray
     to_us: np.ndarray
     append: np.ndarray
+    published: np.ndarray
 
 
 async def latency(rate: int, symbols: int, seconds: float) -> tuple[Took, Beside]:
@@ -113,7 +116,7 @@ async def latency(rate: int, symbols: int, seconds: float) -> tuple[Took, Beside
         await server.stop()
     published, *parts = np.hstack(took)
     counted = published > published.min() + 1_000_000_000
-    return Took(*(part[counted] / 1e6 for part in parts)), beside[0]
+    return Took(*(part[counted] / 1e6 for part in parts), published[counted]), beside[0]
 
 
 async def measure(seconds: float) -> None:
@@ -140,10 +143,19 @@ async def measure(seconds: float) -> None:
                 )
 
 
+async def look_closely(rate: int, symbols: int, seconds: float) -> None:
+    """One run with every phase watched."""
+    with watched_phases() as spans:
+        took, beside = await latency(rate, symbols, seconds)
+    durable = took.published + (took.whole * 1e6).astype(np.int64)
+    print_phases(f"{rate:,} msg/s, {symbols} symbols {beside.verdict}", spans, took.published, durable)
+
+
 def main() -> None:
     """Print the table; or, as the child, publish."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--phases", nargs=2, type=int, metavar=("RATE", "SYMBOLS"))
     parser.add_argument("--publish", nargs=4, metavar=("URL", "RATE", "SECONDS", "SYMBOLS"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.publish:
@@ -152,7 +164,7 @@ def main() -> None:
         return
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     tune_interpreter()
-    uvloop.run(measure(args.seconds))
+    uvloop.run(look_closely(*args.phases, args.seconds) if args.phases else measure(args.seconds))
 
 
 if __name__ == "__main__":
