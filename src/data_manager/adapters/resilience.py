@@ -19,6 +19,7 @@ from data_manager.domain.errors import Unavailable
 T = TypeVar("T")
 State = Literal["closed", "open", "half-open"]
 _log = structlog.get_logger(__name__)
+stamina.instrumentation.set_on_retry_hooks(())  # no line per attempt: the breaker says when one is away, and back
 
 
 class Breaker:
