@@ -883,6 +883,27 @@ async def test_candles_are_judged_by_finer_ones_as_they_come(store: SeriesStore,
     assert sorted(over) == [at(OFFSET + 50), at(OFFSET + 55)]
 
 
+async def test_history_is_judged_too_a_little_at_each_run(meta: SqlMetaStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a series that is three days old when it is seen first, and whose early candles are wrong."""
+    monkeypatch.setattr("data_manager.services.auditing.crossing._FINE_ROWS", 2_000)  # minutes in a window
+    length, total = 3 * 1_440, 3 * 288
+    house = House(MemoryStore(), meta, at(OFFSET + length) + 20_000)
+    await house.hold(minutes(range(OFFSET, OFFSET + length)))
+    await house.hold([*fives([0, 3], "52.6"), *fives(set(range(total)) - {0, 3})])
+
+    def slow() -> float:
+        house.clock.now += 3_000  # so long each look at the clock takes: there is time for one window a run
+        return house.clock.now / 1_000
+
+    house.clock.monotonic_s = slow  # type: ignore[method-assign]
+    auditor = house.new()
+    runs = [(await auditor.run()).crossed for _ in range(4)]
+    assert [one.differing for one in runs] == [0, 2, 0, 0]
+    assert [one.agreed for one in runs[:2]] == [288 + 400, 176 - 2], "a day at once, then windows"
+    told = [one.start_ms for one in house.told if one.kind is FindingKind.FLAWED]
+    assert told == [at(OFFSET), at(OFFSET + 15)]
+
+
 async def test_a_judge_that_cannot_be_read_takes_nothing_from_what_it_would_have_judged(meta: SqlMetaStore) -> None:
     store = Broken()
     house = House(store, meta, at(OFFSET + 100) + 20_000)

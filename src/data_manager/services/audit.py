@@ -23,7 +23,7 @@ from data_manager.domain.condition import EVER, Flaw, Life
 from data_manager.domain.continuity import MaxSilence, Sparse
 from data_manager.domain.dataset import Series, parse_series
 from data_manager.domain.datasets import DATASETS
-from data_manager.domain.errors import Conflict, NotFound, Unavailable
+from data_manager.domain.errors import BadQuery, Conflict, NotFound, Unavailable
 from data_manager.domain.finding import Finding, FindingKind
 from data_manager.domain.ledger import LedgerEntry
 from data_manager.domain.span import Span
@@ -34,6 +34,7 @@ from data_manager.ports.truth import TruthStore
 from data_manager.services.auditing.counting import Figures
 from data_manager.services.auditing.crossing import Crossing
 from data_manager.services.auditing.entering import DISPUTED, RULE_VERSION, Entering
+from data_manager.services.auditing.judging import row_end_ms
 from data_manager.services.auditing.looking import Crossed, Looked, Looking, Seen
 from data_manager.services.auditing.telling import changes_of
 from data_manager.services.auditing.undone import Undone
@@ -233,7 +234,9 @@ class Auditor:
                 seen=self._seen.get(series.id),
                 life=life,
             )
-            await self._crossed(series, self._crossing.enter(looked, series, truth, self._holes_of, full=full))
+            await self._crossed(
+                series, self._crossing.enter(looked, series, truth, self._holes_of, self._clock, full=full)
+            )
         except Exception as error:  # noqa: BLE001 - whatever broke the audit of one series, nobody may take it for complete
             looked.entering = Entering(truth, now_ms)
             return error
@@ -257,16 +260,25 @@ class Auditor:
         """What others found: rows let go of series whose rule cannot see that, and rows that were told otherwise."""
         found: dict[str, _Said] = {}
         for one in (await self._meta.findings(limit=_DROPS_MAX, kind=FindingKind.DROPPED))[0]:
-            blind = one.series and isinstance(DATASETS[one.series.split(".")[1]].continuity, MaxSilence | Sparse)
+            series = _series_of(one)
+            blind = series and isinstance(DATASETS[series.dataset].continuity, MaxSilence | Sparse)
             if blind and one.end_ms is not None:
                 flaw = Flaw(one.start_ms, one.end_ms, FindingKind.DROPPED.value, lost=True)
                 found.setdefault(str(one.series), _Said([], [])).lost.append(flaw)
         for one in (await self._meta.findings(limit=_DROPS_MAX, kind=FindingKind.DIFFERS, open_only=True))[0]:
-            between_sources = " and " in str(one.evidence.get("source"))
-            if one.series and one.evidence.get("what") == "changed" and not between_sources:
-                flaw = Flaw(one.start_ms, one.start_ms + 1, DISPUTED)
-                found.setdefault(one.series, _Said([], [])).disputed.append(flaw)
+            series, between_sources = _series_of(one), " and " in str(one.evidence.get("source"))
+            if series is not None and one.evidence.get("what") == "changed" and not between_sources:
+                flaw = Flaw(one.start_ms, row_end_ms(series, one.start_ms), DISPUTED)
+                found.setdefault(series.id, _Said([], [])).disputed.append(flaw)
         return found
+
+
+def _series_of(finding: Finding) -> Series | None:
+    """None where it is of none, or of one that this version does not know."""
+    try:
+        return None if finding.series is None else parse_series(finding.series, DATASETS, "")
+    except BadQuery:
+        return None
 
 
 class _Run:

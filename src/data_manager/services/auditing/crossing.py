@@ -17,15 +17,17 @@ from data_manager.domain.ledger import LedgerEntry
 from data_manager.domain.span import Span
 from data_manager.domain.time import DAY_MS, EARLIEST_MS, HOUR_MS, INTERVALS_MS, LATEST_MS, MINUTE_MS, next_open_ms
 from data_manager.domain.truth import Mark, SeriesTruth
-from data_manager.ports import SeriesStore
+from data_manager.ports import Clock, SeriesStore
 from data_manager.services.auditing.looking import Looked
 
 KnownHoles = Callable[[str], Sequence[LedgerEntry]]
 
 _FINE_ROWS: Final = 20_000  # candles that judge others, read in one go
 _FILLS_MS: Final = 15 * MINUTE_MS  # trades that judge candles, likewise
-_FIRST_MS: Final = DAY_MS  # the first time, and when no full audit is asked for, candles are judged so far back
+_FIRST_MS: Final = DAY_MS  # the first time, and when no full audit is asked for, candles are judged so far back at once
 _FIRST_FILLS_MS: Final = HOUR_MS  # and so far by trades, of which there are many
+_MONTH_MS: Final = 31 * DAY_MS
+_BACK_S: Final = 2.0  # so long at most a run goes further back, with all series together
 _AGAIN_MS: Final = HOUR_MS  # what could not be judged is tried again for so long
 _IN_A_THREAD: Final = 5_000
 
@@ -39,14 +41,22 @@ class Window(Struct, frozen=True):
 
 
 class Crossing:
-    """Judges series of one store by others of it. held: all of them, as of now, by market and symbol."""
+    """Judges series of one store by others of it. held: all of them, as of now, by market and symbol.
+
+    What was held long before the first time is judged too, a little at each run, from the newest to the oldest.
+    """
 
     def __init__(self, store: SeriesStore) -> None:
         self._store = store
         self.held: dict[tuple[str, str], list[Series]] = {}
+        self._back_to_ms: dict[
+            tuple[Series, Series], int
+        ] = {}  # candles of the one were judged by the other from there
+        self._back_s = _BACK_S  # that is left of this run
 
     def learn(self, held: Collection[Series]) -> None:
-        """These are held."""
+        """These are held, and a run begins."""
+        self._back_s = _BACK_S
         self.held = {}
         for one in held:
             self.held.setdefault((one.market, one.symbol), []).append(one)
@@ -57,10 +67,13 @@ class Crossing:
         best = {one.source.dataset: one for one in reversed(found)}
         return [one for one in found if best[one.source.dataset] is one] if every else found[:1]
 
-    async def enter(self, looked: Looked, series: Series, truth: SeriesTruth, known: KnownHoles, *, full: bool) -> None:
+    async def enter(
+        self, looked: Looked, series: Series, truth: SeriesTruth, known: KnownHoles, clock: Clock, *, full: bool
+    ) -> None:
         """Judge what was audited since the last time, enter the differences, and remember how far that came.
 
-        known: the holes of a series by its id. full: everything, by every kind of judge.
+        known: the holes of a series by its id. clock: how long it takes to go back. full: everything, by every kind of
+        judge.
         """
         mark, coverage = looked.mark, looked.entering.coverage
         if mark is None or mark.until_ms is None or not coverage or coverage[0].start_ms >= mark.until_ms:
@@ -72,6 +85,27 @@ class Crossing:
             windows = [] if span is None else await self._entered(looked, series, judge, span)
             if first == 0 and span is not None:
                 looked.mark = replace(mark, crossed_ms=again_from_ms(windows, span.end_ms))
+                self._note(series, judge, span.start_ms)
+        if not full:
+            await self._go_back(looked, series, covered, clock)
+
+    def _note(self, series: Series, judge: Judge, from_ms: int) -> None:
+        pair = (series, judge.source)
+        self._back_to_ms[pair] = min(from_ms, self._back_to_ms.get(pair, from_ms))
+
+    async def _go_back(self, looked: Looked, series: Series, covered: Span, clock: Clock) -> None:
+        """Judge candles of longer ago, as far as this run has time for it."""
+        for judge in self.judges(series):
+            at_ms = self._back_to_ms.get((series, judge.source), covered.end_ms)
+            step_ms = max(_window_ms(judge.source), INTERVALS_MS[str(series.interval)] or _MONTH_MS)
+            while at_ms > covered.start_ms and self._back_s > 0:
+                began_s = clock.monotonic_s()
+                span = aligned(Span(max(covered.start_ms, at_ms - step_ms), at_ms), str(series.interval))
+                if span is not None:
+                    await self._entered(looked, series, judge, span)
+                at_ms = covered.start_ms if span is None else min(span.start_ms, at_ms - 1)
+                self._note(series, judge, at_ms)
+                self._back_s -= clock.monotonic_s() - began_s
 
     async def enter_within(self, looked: Looked, series: Series, span: Span) -> None:
         """The same for the candles of one span, by every kind of judge."""
