@@ -184,3 +184,27 @@ async def test_what_is_mended_is_healed_without_anybody_asking(audited: Audited)
     assert {one["condition"] for one in whole["coverage"]} == {"good", "healed"}
     ledger = audited.api.page("/audit/holes", series=SERIES, start=at(0), end=at(50))
     assert [one["state"] for one in ledger["data"]] == ["healed", "healed"]
+
+
+async def test_a_candle_that_is_told_otherwise_is_a_finding_and_degraded(audited: Audited) -> None:
+    """Once with a time that lets it replace the first, once with one that does not; the rest stays as it was."""
+    first, later = json.loads(kline(20)), json.loads(kline(21))
+    first["data"]["k"]["c"], later["data"]["k"]["c"] = "10.7", "10.8"
+    later["data"]["E"] += 300
+    async with connected(audited.url) as client:
+        payloads = [json.dumps(first).encode(), json.dumps(later).encode(), kline(22)]
+        await publish(client, audited.ingest.subject, payloads)
+        await drained(client, audited.ingest)
+
+    def told() -> list[tuple[int, object, object]]:
+        page = audited.api.page("/findings", kind="differs", series=SERIES)["data"]
+        return sorted((one["start_ms"], one["evidence"]["held"], one["evidence"]["said"]) for one in page)
+
+    expected = [(at(20), "10.6", "10.7"), (at(21), "10.8", "10.6")]
+    await eventually(lambda: told() == expected, within_s=20, what=str(told()))
+    degraded = [(at(20), at(22), "degraded")]
+    await eventually(
+        lambda: [one for one in audited.words(start=at(19), end=at(24)) if one[2] == "degraded"] == degraded,
+        within_s=20,
+        what=str(audited.words(start=at(19), end=at(24))),
+    )
