@@ -106,7 +106,7 @@ class MetaStore(Protocol):
         ...
 
     async def healthy(self) -> bool:
-        """Whether a trivial question is answered. Raises Outdated where only another release may write by now."""
+        """Whether a trivial question is answered; Unavailable says why not, Outdated that another release writes."""
         ...
 
     async def close(self) -> None:

@@ -25,7 +25,7 @@ from data_manager.adapters.meta.tables import REVISION, datasets, dead_letters, 
 from data_manager.adapters.meta.truth import TruthInSql
 from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import DATASETS
-from data_manager.domain.errors import BadQuery, BadSetting, Corrupt, Outdated, Unavailable
+from data_manager.domain.errors import BadQuery, BadSetting, Corrupt, Unavailable
 from data_manager.domain.finding import Finding, FindingKind
 from data_manager.domain.time import datetime_of
 from data_manager.ports import DeadLetter, KeptDeadLetter, Lease, LeaseState, SeriesStatistics
@@ -244,9 +244,7 @@ class SqlMetaStore(TruthInSql, JobsInSql, HealthInSql, AlertsInSql, DigestsInSql
         try:
             async with asyncio.timeout(_HEALTHY_S):
                 return await self._database.current()
-        except Outdated:
-            raise
-        except (Unavailable, Corrupt, TimeoutError):
+        except (Corrupt, TimeoutError):
             return False
 
     async def close(self) -> None:
