@@ -131,9 +131,10 @@ async def test_files_that_are_none(tmp_path: Path, certificate: Files) -> None:
         wrong: list[dict[str, Path]] = [
             {"tls_ca_file": tmp_path / "nowhere.pem"}, {"tls_ca_file": tmp_path / "empty.pem"},
             {"tls_cert_file": certificate[0], "tls_key_file": tmp_path / "empty.pem"},
+            {"creds_file": tmp_path / "nowhere.creds"}, {"creds_file": tmp_path / "empty.pem"},
         ]  # fmt: skip
         for given in wrong:
-            with pytest.raises(BadSetting, match="NATS_TLS"):
+            with pytest.raises(BadSetting, match="NATS_CREDS_FILE" if "creds_file" in given else "NATS_TLS"):
                 async with bus_to(one, **given) as bus:
                     async for _ in bus.batches(0.05):
                         pass

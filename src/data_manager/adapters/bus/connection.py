@@ -308,8 +308,12 @@ def _options(access: NatsAccess) -> dict[str, Any]:
 def _credentials(file: Path | None) -> str | None:
     if file is None:
         return None
-    if not file.is_file():
-        raise BadSetting("NATS_CREDS_FILE", str(file), "must be a readable file")
+    try:
+        content = file.read_text(encoding="ascii", errors="replace")
+    except OSError as error:
+        raise BadSetting("NATS_CREDS_FILE", str(file), f"must be a readable file: {error.strerror}") from error
+    if not all(f"BEGIN {part}" in content for part in ("NATS USER JWT", "USER NKEY SEED")):
+        raise BadSetting("NATS_CREDS_FILE", str(file), "must hold a user's JWT and seed, as `nsc` writes them")
     if find_spec("nkeys") is None:
         raise BadSetting("NATS_CREDS_FILE", str(file), "needs the package nkeys: pip install nkeys")
     return str(file)
