@@ -27,7 +27,8 @@ from data_manager.ports import SeriesStore
 from data_manager.services.audit import Auditor
 from data_manager.services.conditions import Conditions
 from data_manager.services.keeping.certify import Certifier
-from data_manager.services.keeping.retain import ClockJumped, Retained, Retention
+from data_manager.services.keeping.retain import Retained, Retention
+from data_manager.services.keeping.steady import ClockJumped
 from data_manager.services.keeping.verify import chosen, kept, verify
 from data_manager.services.reporting import Reporter
 from tests.contract.conftest import *  # noqa: F403 - the servers' fixtures

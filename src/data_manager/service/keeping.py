@@ -20,7 +20,8 @@ from data_manager.service.errand import LEASE
 from data_manager.services.conditions import Conditions
 from data_manager.services.keeping.certify import Certifier
 from data_manager.services.keeping.days import CertifyDays
-from data_manager.services.keeping.retain import ClockJumped, Progress, Retained, Retention
+from data_manager.services.keeping.retain import Progress, Retained, Retention
+from data_manager.services.keeping.steady import ClockJumped
 from data_manager.services.lease import Campaign
 from data_manager.services.periodic import when_due
 from data_manager.services.reporting import Reporter

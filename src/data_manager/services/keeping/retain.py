@@ -30,13 +30,14 @@ from data_manager.domain.finding import Finding, FindingKind
 from data_manager.domain.lineage import LineageRecord, lineage_id
 from data_manager.domain.retention import Days, LetGo, grown, kept_days, piece_of
 from data_manager.domain.span import Span
-from data_manager.domain.time import DAY_MS, HOUR_MS
+from data_manager.domain.time import DAY_MS
 from data_manager.domain.truth import Mark, SeriesTruth
 from data_manager.ports import Clock, LeaseLost, Records, SeriesStore
 from data_manager.services.answering.pages import pages
 from data_manager.services.auditing.entering import Entering
 from data_manager.services.auditing.telling import changes_of
 from data_manager.services.keeping.certify import PAGE_ROWS, Certifier, Read
+from data_manager.services.keeping.steady import Steady
 from data_manager.services.reporting import Reporter
 
 TRANSFORMATION: Final = "retention"
@@ -48,8 +49,6 @@ _TRIES: Final = 5
 _BEGUN_MAX: Final = 1_000
 _DISPUTED_MAX: Final = 10_000
 _WAITING_MAX: Final = 10_000  # pieces of a series of which we remember when the newest row came
-_JUMP_MS: Final = HOUR_MS
-_SETTLED_S: Final = 86_400.0
 _log = structlog.get_logger(__name__)
 
 Progress = Callable[[int, int, str], None]
@@ -87,10 +86,6 @@ class Retained(Struct, frozen=True, kw_only=True):
     seconds: float
 
 
-class ClockJumped(Unavailable):
-    """The clock was set since we started: for a day it is not believed when it says that something is old."""
-
-
 class Retention:
     """Lets go of what one store holds for too long. days: what differs from the table of datasets.
 
@@ -122,7 +117,7 @@ class Retention:
         self._turn = asyncio.Lock()
         self._received_ms: dict[Series, dict[int, int]] = {}  # when the newest row of a piece that waits came
         self._quiet: dict[Series, tuple[int, int]] = {}
-        self._steady = _Steady(clock)
+        self._steady = Steady(clock)
 
     def kept_days(self, series: Series) -> int | None:
         """How many days rows of the series are kept; None for ever."""
@@ -439,26 +434,3 @@ def _gone(begun: LineageRecord) -> LetGo:
     if not (isinstance(first, int) and isinstance(last, int)):
         first, last = 0, 2**63 - 1
     return LetGo(begun.start_ms, begun.end_ms, first, last)
-
-
-class _Steady:
-    """Whether the wall clock went as the monotonic one does: if it was set, it is not believed for a day."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._apart_ms = self._apart()
-        self._since_s: float | None = None
-
-    def require(self) -> None:
-        """Raises ClockJumped."""
-        apart_ms, now_s = self._apart(), self._clock.monotonic_s()
-        if abs(apart_ms - self._apart_ms) > _JUMP_MS:
-            _log.warning("the clock was set: nothing goes by retention for a day", by_ms=apart_ms - self._apart_ms)
-            self._apart_ms, self._since_s = apart_ms, now_s
-        if self._since_s is not None:
-            if now_s - self._since_s < _SETTLED_S:
-                raise ClockJumped("the clock was set since we started: nothing goes by retention until it stood a day")
-            self._since_s = None
-
-    def _apart(self) -> int:
-        return self._clock.now_ms() - round(self._clock.monotonic_s() * 1_000)
