@@ -651,6 +651,7 @@ def test_tables_can_be_made_on_mysql(table: Any) -> None:
         (1142, Forbidden, "grant it SELECT"),
         (1146, Unavailable, "data-manager migrate"),
         (1213, Contended, "try again"),
+        (1524, Refused, "ALTER USER"),
         (1836, Refused, "read-only"),
         (2013, Unavailable, "does not answer"),
         (1194, Corrupt, "damaged"),

@@ -55,6 +55,10 @@ _NO_RIGHTS = (
 _NO_ENTRY = (
     "refuses this user and password: check MYSQL_URI; an account that asks for encryption needs ?ssl_ca=/path/to/ca.pem"
 )
+_NO_WAY_IN = (
+    "has this user log in by a plugin that it does not load, or our driver does not know: ALTER USER it to the "
+    "server's default, such as caching_sha2_password"
+)
 _CHANGED_SIDE = "is read-only: point MYSQL_URI to the primary"
 _TOO_MANY = "takes no more connections: raise max_connections, or run fewer replicas"
 _LOST = "broke off the connection: it stops, or a server between closed it"
@@ -88,12 +92,13 @@ _MYSQL: dict[int, tuple[Kind, str]] = {
     1227: (Forbidden, _NO_RIGHTS),
     1290: (Refused, _CHANGED_SIDE),
     1317: (Unavailable, _LOST),
-    1524: (Refused, "wants a way to log in that this driver lacks: create the user with mysql_native_password"),
+    1524: (Refused, _NO_WAY_IN),
     1698: (Refused, _NO_ENTRY),
     1820: (Refused, "has let this user's password expire: set a new one"),
     1836: (Refused, _CHANGED_SIDE),
     1862: (Refused, "has let this user's password expire: set a new one"),
     1927: (Unavailable, _LOST),
+    2059: (Refused, _NO_WAY_IN),
     3118: (Refused, "has locked this account: unlock it"),
     3159: (Refused, "wants an encrypted connection: add ?ssl_ca=/path/to/ca.pem to MYSQL_URI"),
     4031: (Unavailable, _LOST),
