@@ -430,9 +430,12 @@ async def test_an_audit_of_a_span_of_ids_does_not_blame_rows_beyond_it(store: Se
 async def test_spans_without_rows_or_in_the_future_say_nothing(store: SeriesStore, meta: SqlMetaStore) -> None:
     house = House(store, meta, at(50) + 20_000)
     await house.hold(minutes(range(10, 50)))
-    for start, end in ((0, 5), (60, 70), (5_000, 6_000)):
-        assert await house.holes(MINUTES, span=Span(at(start), at(end))) == []
+    await house.hold([trade(number) for number in range(10)])
+    for start, end in ((-90, -80), (60, 70), (5_000, 6_000)):
+        done = await house.auditor.run([MINUTES, TRADES], span=Span(at(start), at(end)))
+        assert (done.holes, done.failed, done.unjudged) == ((), (), (MINUTES.id, TRADES.id))
     assert await house.covered(MINUTES) == []
+    assert (await house.auditor.run([MINUTES], span=Span(at(0), at(20)))).unjudged == ()
 
 
 # ── Recordings ───────────────────────────────────────────────────────────────────────────────────────────────────────

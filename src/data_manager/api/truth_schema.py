@@ -34,6 +34,12 @@ class AuditDone(BaseModel):
 
     audited: Annotated[int, Field(description="Series that could be audited.")]
     failed: Annotated[list[str], Field(description="Series that could not: nothing is known of them.")]
+    unjudged: Annotated[
+        list[str],
+        Field(
+            description="Series of which nothing can be said in the span, as before their first row or in the future."
+        ),
+    ]
     findings: Annotated[int, Field(description="Findings that began, changed or ended.")]
     rows: Annotated[int, Field(description="Rows read.")]
     holes: Annotated[list[HoleFact], Field(description=f"All that is missing now, at most {HOLES_MAX}.")]

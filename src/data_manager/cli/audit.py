@@ -139,6 +139,8 @@ def _say(done: Any, *, as_json: bool) -> None:
         typer.echo(f"and {done['holes_total'] - _SHOWN_MAX:,} more: --json names them", err=True)
     for name in done["failed"]:
         typer.echo(f"error: {name} could not be audited: nothing may be said of it", err=True)
+    for name in done.get("unjudged", ()):
+        typer.echo(f"{name}: nothing can be said of that span: see `GET /condition`", err=True)
     crossed = done["cross_checked"]
     judged = crossed["agreed"] + crossed["excused"] + crossed["differing"]
     if judged:

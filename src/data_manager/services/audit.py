@@ -55,12 +55,14 @@ _log = structlog.get_logger(__name__)
 class Audited(Struct, frozen=True, kw_only=True):
     """What a run came to.
 
-    holes: entries of the ledger that are not healed, of the series and span audited. crossed: candles that were judged
-    by other rows of the same facts.
+    holes: entries of the ledger that are not healed, of the series and span audited. unjudged: ids of series of which
+    nothing can be said in the span that was asked for, as before their first row. crossed: candles that were judged by
+    other rows of the same facts.
     """
 
     audited: int  # series
     failed: tuple[str, ...]  # ids of series whose audit could not be done
+    unjudged: tuple[str, ...] = ()
     findings: int  # that began, changed or ended
     holes: tuple[LedgerEntry, ...]
     rows: int  # read
@@ -77,6 +79,7 @@ class _Outcome(Struct, frozen=True):
     crossed: Crossed
     seen: Seen | None
     error: Exception | None
+    blank: bool  # nothing could be judged in the span
 
 
 class _Said(NamedTuple):
@@ -211,7 +214,10 @@ class Auditor:
             findings = self._undone.failed(series.id, looked, error, now_ms)
             mark = replace(truth.mark or mark, from_ms=None, anchor_key=None)  # the next one looks at everything
         change, known = entering.change(mark), entering.truth(mark)
-        return _Outcome(series, change, known, [*lost, *findings], looked.rows, looked.crossed, looked.seen, error)
+        blank = span is not None and entering.judged_until_ms is None
+        return _Outcome(
+            series, change, known, [*lost, *findings], looked.rows, looked.crossed, looked.seen, error, blank
+        )
 
     async def _looked(
         self, looked: Looked, series: Series, truth: SeriesTruth, span: Span | None, full: bool, now_ms: int
@@ -292,6 +298,7 @@ class _Run:
         self._now_ms = now_ms
         self._waiting: list[_Outcome] = []
         self._failed: list[str] = []
+        self._unjudged: list[str] = []
         self._findings = self._rows = 0
         self._crossed = Crossed()
         self._away: Unavailable | None = None
@@ -317,6 +324,7 @@ class _Run:
         return Audited(
             audited=len(wanted) - len(self._failed),
             failed=tuple(self._failed),
+            unjudged=tuple(self._unjudged),
             findings=self._findings,
             holes=tuple(self._holes(wanted)),
             rows=self._rows,
@@ -336,6 +344,8 @@ class _Run:
             self._crossed += one.crossed
             if one.error is not None:
                 self._failed.append(one.series.id)
+            elif one.blank:
+                self._unjudged.append(one.series.id)
             if isinstance(one.error, Unavailable):
                 self._away = one.error
 

@@ -93,6 +93,7 @@ def audit_facts(done: Audited) -> dict[str, Any]:
     return {
         "audited": done.audited,
         "failed": done.failed,
+        "unjudged": done.unjudged,
         "findings": done.findings,
         "rows": done.rows,
         "holes": [{name: getattr(one, name) for name in _TOLD} for one in done.holes[:HOLES_MAX]],
