@@ -158,7 +158,7 @@ def _program(name: str) -> str:
 @pytest.fixture(scope="session")
 def mysql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MySqlServer]:
     """A server for many tests, none of which may harm it."""
-    server = MySqlServer(tmp_path_factory.mktemp("mysql"), "--debug-no-sync")  # the disk is not what it tests
+    server = MySqlServer(tmp_path_factory.mktemp("mysql"), "--debug-no-sync", "--skip-ssl")  # neither is what it tests
     server.start()
     yield server
     server.kill()
