@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Lock
@@ -134,6 +135,15 @@ class EmbeddedStore(SegmentStore):
             except DataManagerError as error:
                 for one in group:
                     one.outcome = error
+            if any(self._views[one.batch.dataset.name].recent.untidy() for one in group):
+                with suppress(RuntimeError):  # the store is closing
+                    self._writer.submit(self._tidy)
+
+    def _tidy(self) -> None:
+        """Writer thread, after those who appended have gone on: merge small pieces."""
+        for name, view in self._views.items():
+            if view.recent.untidy():
+                self._views[name] = view._replace(recent=view.recent.tidied())
 
     def _write(self, batches: Sequence[Batch]) -> list[Receipt]:
         accepted = [self._accept(batch) for batch in batches]
@@ -445,9 +455,8 @@ def _read_views(connection: sqlite3.Connection, catalog: Catalog, datasets: Sequ
             "SELECT entry, crc, blob FROM journal WHERE dataset = ? ORDER BY entry", (dataset.name,)
         )
         for entry, crc, blob in entries:
-            recent = recent.with_entry(
-                unpack_rows(sqlite.checked(blob, crc, f"journal entry {entry}"), dataset, catalog), entry
-            )
+            rows = unpack_rows(sqlite.checked(blob, crc, f"journal entry {entry}"), dataset, catalog)
+            recent = recent.with_entry(rows, entry).tidied()
         views[dataset.name] = views[dataset.name]._replace(recent=recent)
     return views
 

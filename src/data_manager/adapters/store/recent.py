@@ -2,7 +2,7 @@
 
 One Recent per dataset: an immutable list of settled batches, oldest first. Readers take the list as it stands and
 never wait; the writer replaces it. Small flushes are merged by sixteens, so that a reader never looks through
-thousands of three-row batches.
+thousands of three-row batches; nobody waits for that.
 """
 
 from __future__ import annotations
@@ -109,11 +109,19 @@ class Recent:
 
     def with_entry(self, batch: Batch, entry: int) -> Recent:
         """The same and one more journal entry."""
-        pieces = [*self.pieces, Piece(batch, entry)]
+        return Recent((*self.pieces, Piece(batch, entry)), self.entries + 1, self.sealed)
+
+    def untidy(self) -> bool:
+        """Whether there are small pieces to merge."""
+        return len(_tail_run(self.pieces, self.sealed)) >= _FAN_IN
+
+    def tidied(self) -> Recent:
+        """The same rows with small pieces merged."""
+        pieces = [*self.pieces]
         while len(run := _tail_run(pieces, self.sealed)) >= _FAN_IN:
             merged = settle(joined([piece.batch for piece in run]))
             pieces[-len(run) :] = [Piece(merged, run[-1].until, run[0].level + 1)]
-        return Recent(tuple(pieces), self.entries + 1, self.sealed)
+        return Recent(tuple(pieces), self.entries, self.sealed)
 
     def seal(self) -> Recent:
         """The same, about to be folded."""
