@@ -28,6 +28,7 @@ async def test_three_processes_share_the_work_on_one_data_dir(tmp_path: Path) ->
             assert (refused.status_code, refused.json()["error"]["code"]) == (404, "not_found")
             assert "role is api" in refused.json()["detail"]
             assert api.page("/health/connections")["nats"] is None
+            await eventually(lambda: work.page("/health/connections")["lease"]["leading"])
             lease = work.page("/health/connections")["lease"]
             assert (lease["leading"], lease["epoch"], lease["holder"]) == (True, 1, lease["we_are"])
             assert work.figures().of("audit_leader_status") == 1

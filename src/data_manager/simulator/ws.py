@@ -126,8 +126,7 @@ class Socket(asyncio.Protocol):
             return
         try:
             self._wire.send_close(code, reason)
-        except InvalidState:  # it was closing already
-            self._transport.close()
+        except InvalidState:  # closing already; to hang up on what still comes would cost the other side the reason
             return
         self._flush()
         asyncio.get_running_loop().call_later(_LINGER_S, self.abort)
