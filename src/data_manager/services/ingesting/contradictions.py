@@ -30,13 +30,13 @@ from data_manager.domain.revisions import conflicts
 from data_manager.domain.time import HOUR_MS
 from data_manager.ports import Clock, SeriesStore
 
-WAITING_MAX: Final = 50_000
-"""Events that may wait to be compared."""
+WAITING_MAX: Final = 10_000
+"""Events that may wait to be compared: a change of a book may take 5 kB of memory."""
 
 FINDINGS_MAX: Final = 1_000
 """Contradictions told within an hour; the others are counted."""
 
-_AT_ONCE: Final = 5_000  # events compared at one look
+_AT_ONCE: Final = 2_000  # events compared at one look: about a tenth of a core while everything comes again
 _ROWS: Final = 50  # compared in one go: all that differs in so many is told
 _PAGE_ROWS: Final = 64
 _log = structlog.get_logger(__name__)
