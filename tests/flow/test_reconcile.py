@@ -16,6 +16,7 @@ from data_manager.domain.events import Candle, Event, Number, Trade
 from data_manager.domain.finding import Finding, FindingKind
 from data_manager.domain.span import Span
 from data_manager.domain.time import HOUR_MS, MINUTE_MS
+from data_manager.services.ingesting.contradictions import Contradictions
 from data_manager.services.reconciling import Reconciled, Reconciler
 from tests.contract.rows import BASE_MS, candle
 from tests.fresh_meta import fresh_meta
@@ -103,6 +104,18 @@ async def test_planted_differences_are_findings_with_row_field_and_source_and_en
     assert [(where, source) for where, _, source in await house.standing()] == [
         (7, "archive:klines"), (40, "archive:klines and rest:klines"),
     ]  # fmt: skip
+
+
+async def test_what_a_stream_told_otherwise_is_decided_by_a_source_that_agrees(house: House) -> None:
+    await house.hold(minutes(range(180)))
+    disputes = Contradictions("um", house.store, SetClock(NOW_MS), house.told.extend)
+    for events in (minutes([7], m7="3.5"), minutes([150], m150="3.5")):
+        disputes.came_again(BY_EVENT[Candle], events)
+        await disputes.look()
+    await house.meta.keep_findings(house.told)
+    assert await house.standing() == [(7, "changed close", "stream"), (150, "changed close", "stream")]
+    await house.run(0, 60)
+    assert await house.standing() == [(150, "changed close", "stream")], "only where somebody was asked"
 
 
 async def test_candles_are_held_against_trades(house: House) -> None:
