@@ -55,6 +55,20 @@ async def test_twice_is_once_whatever_the_order(store: SeriesStore) -> None:
     assert await ids(store) == [2, 5, 6, 7, 9, 10]
 
 
+async def test_what_was_replaced_is_kept_as_it_was_until_what_replaced_it_goes(store: SeriesStore) -> None:
+    await store.append(batch_of([candle(3, "2.1"), candle(1, "2.2"), candle(5)]))
+    await store.append(batch_of([candle(3, "2.3", late_ms=5), candle(1, "2.2", late_ms=5), candle(5)]))
+    await store.append(batch_of([candle(3, "2.4"), candle(1, "2.5"), candle(5)], "rest:klines"))
+    old = [(row["open_ms"], row["close"], row["origin"]) for row in (await store.revisions(CANDLES)).rows()]
+    opens = [BASE_MS + minute * 60_000 for minute in (1, 3)]
+    assert old == [(opens[0], "2.2", "stream"), (opens[1], "2.1", "stream"), (opens[1], "2.3", "stream")]
+    await store.append(batch_of([trade(1), trade(2)]))
+    await store.append(batch_of([trade(1, price="7")]))
+    assert len(await store.revisions(TRADES)) == 0, "a trade never changes"
+    await store.drop(CANDLES, Span(opens[1], opens[1] + 60_000))
+    assert (await store.revisions(CANDLES)).key.tolist() == [opens[0]]
+
+
 async def test_one_batch_may_hold_many_series(store: SeriesStore) -> None:
     symbols = ["BTCUSDT", "1000PEPEUSDT", "币安人生USDT", "BTCUSDT_261225"]
     batch = batch_of([trade(number, symbol) for symbol in symbols for number in range(3)])
