@@ -121,6 +121,8 @@ def test_when_a_ban_ends(text: str) -> None:
     assert halted_until_ms(Answer(429, {}, b""), now_ms, now_ms + 5_000) == now_ms + 5_000
     assert halted_until_ms(Answer(429, {"retry-after": "35"}, b""), now_ms, 0) == now_ms + 35_000
     assert halted_until_ms(Answer(400, {}, banned.body), now_ms, 0) is None
+    for_ever = Answer(418, {"retry-after": "9" * 12}, banned.body.replace(b"1746327239762", b"9999999999999999"))
+    assert halted_until_ms(for_ever, now_ms, 0) == now_ms + 3 * 86_400_000, "no ban lasts longer than three days"
 
 
 @pytest.mark.parametrize(

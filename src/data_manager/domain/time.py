@@ -58,6 +58,11 @@ def next_open_ms(open_ms: int, interval: str) -> int:
     return ms_of(at.replace(year=at.year + at.month // 12, month=at.month % 12 + 1))
 
 
+def opens_candle(ms: int, interval: str) -> bool:
+    """Whether a candle of that interval opens there. Of 3d one may on any day: its anchor is not documented."""
+    return floor_open_ms(ms, "1d" if interval == "3d" else interval) == ms
+
+
 def datetime_of(ms: int) -> datetime:
     """The aware UTC datetime of ms."""
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=ms)

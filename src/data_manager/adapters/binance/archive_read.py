@@ -10,6 +10,7 @@ import numpy as np
 from data_manager.adapters.binance.archive_rows import LAYOUTS, Origin, batch_of
 from data_manager.adapters.binance.archive_table import Survey
 from data_manager.adapters.binance.archive_taking import Taken
+from data_manager.domain.bars import opens_of
 from data_manager.domain.batch import Batch, Packed, Refused, joined, settle
 from data_manager.domain.columns import Column
 from data_manager.domain.decimals import Decimals
@@ -43,6 +44,7 @@ def read_whole(taken: Taken, part: Span, word: str) -> Whole:
     around = Span(part.start_ms - margin_ms, part.end_ms + margin_ms)
     lines, survey = taken.table.whole(taken.file.accepts, around)
     packed = batch_of(lines, LAYOUTS[taken.file.kind.folder], _origin(taken, word))
+    packed = _on_the_grid(packed, taken)
     inside = (packed.batch.time_ms >= part.start_ms) & (packed.batch.time_ms < part.end_ms)
     if not inside.all():
         packed = Packed(packed.batch.take(inside), packed.repeated, packed.refused)
@@ -63,6 +65,19 @@ def fetched(span: Span, packed: Packed, taken: Taken, survey: Survey | None) -> 
     if survey is not None and survey.unread:
         evidence["unread"] = survey.unread
     return Fetched(span=span, rows=rows, refused=refused, evidence=evidence)
+
+
+def _on_the_grid(packed: Packed, taken: Taken) -> Packed:
+    """Without rows that open where no candle does."""
+    batch, interval = packed.batch, taken.file.series.interval
+    if interval is None or not len(batch):
+        return packed
+    opens = opens_of(batch.key, "1d" if interval == "3d" else interval) == batch.key
+    if opens.all():
+        return packed
+    rule = f"must be where a candle of {interval} opens"
+    beside = [Refused(int(at), Invalid("open_ms", int(batch.key[at]), rule)) for at in np.flatnonzero(~opens)]
+    return Packed(batch.take(opens), packed.repeated, [*packed.refused, *beside])
 
 
 def completed(packed: Packed, day: Packed) -> Packed:

@@ -17,6 +17,7 @@ from data_manager.adapters.binance.venues import Venue
 from data_manager.adapters.binance.weights import PATIENCE_MS, Budget, VenueClock
 from data_manager.adapters.resilience import Breaker, patiently
 from data_manager.domain.errors import Throttled, Unavailable
+from data_manager.domain.events import Ms
 from data_manager.domain.finding import Evidence
 
 T = TypeVar("T")
@@ -126,7 +127,7 @@ def _wait_for(error: Exception) -> bool | timedelta:
 
 
 class _Time(Struct, rename={"server_ms": "serverTime"}):
-    server_ms: int
+    server_ms: Ms
 
 
 _TIME: msgspec.json.Decoder[Any] = msgspec.json.Decoder(_Time)

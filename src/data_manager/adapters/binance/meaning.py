@@ -8,11 +8,12 @@ from msgspec import Struct
 
 from data_manager.adapters.binance.http import Answer
 from data_manager.domain.errors import BadQuery, BadSetting, DataManagerError, NotFound, Unavailable, Undecodable
-from data_manager.domain.time import MINUTE_MS
+from data_manager.domain.time import DAY_MS, MINUTE_MS
 
 T = TypeVar("T")
 
 _BAN_MS: Final = 2 * MINUTE_MS  # the shortest there is, for a ban that names no end
+_LONGEST_MS: Final = 3 * DAY_MS  # the longest there is: whoever names a later end is asked again by then
 _LONG_S: Final = 300.0  # for what passes, but not soon
 _BANNED_UNTIL = re.compile(r"banned until (\d{10,16})")
 _UNKNOWN: Final = (-1121, -1122, -4144)  # symbol or pair: of delisted ones too
@@ -42,7 +43,8 @@ def halted_until_ms(answer: Answer, now_ms: int, window_end_ms: int) -> int | No
     seconds = _retry_after_s(answer)
     if seconds is not None:
         ends.append(now_ms + round(seconds * 1_000))
-    return max(ends, default=now_ms + _BAN_MS if answer.status == 418 else window_end_ms)
+    until_ms = max(ends, default=now_ms + _BAN_MS if answer.status == 418 else window_end_ms)
+    return min(until_ms, now_ms + _LONGEST_MS)
 
 
 def error_of(answer: Answer, request: str, setting: str, address: str) -> DataManagerError | None:

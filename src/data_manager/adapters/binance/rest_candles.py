@@ -23,7 +23,7 @@ from data_manager.domain.batch import Refused
 from data_manager.domain.dataset import Series
 from data_manager.domain.errors import Unavailable
 from data_manager.domain.span import Span
-from data_manager.domain.time import DAY_MS, INTERVALS_MS, MINUTE_MS, SECOND_MS, iso, next_open_ms
+from data_manager.domain.time import DAY_MS, INTERVALS_MS, MINUTE_MS, SECOND_MS, iso, next_open_ms, opens_candle
 from data_manager.ports.source import Fetched
 
 SETTLED_AFTER_MS: Final = 5 * SECOND_MS
@@ -96,7 +96,9 @@ async def _page(gate: Gate, name: str, who: dict[str, str], low_ms: int, high_ms
     reply = await gate.ask(Request(name, params, gate.venue.candle_weight(limit), rows.PAGE))
     found, refused = rows.read_rows(reply.value, rows.CANDLE)
     inside = sorted((row for row in found if low_ms <= row.open_ms < high_ms), key=lambda row: row.open_ms)
-    return _Page(reply, inside, refused, {})
+    beside = [row for row in inside if not opens_candle(row.open_ms, who["interval"])]
+    refused += (rows.beside(row, who["interval"]) for row in beside)
+    return _Page(reply, [row for row in inside if row not in beside] if beside else inside, refused, {})
 
 
 async def _walk(gate: Gate, read: _Read, span: Span, interval: str) -> AsyncGenerator[tuple[Span, _Page], None]:

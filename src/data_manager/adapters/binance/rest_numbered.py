@@ -20,7 +20,7 @@ from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import Unavailable
 from data_manager.domain.events import AggTrade
 from data_manager.domain.span import Span
-from data_manager.domain.time import HOUR_MS, SECOND_MS
+from data_manager.domain.time import HOUR_MS, MINUTE_MS, SECOND_MS
 from data_manager.ports.source import Fetched, Wanted
 
 _LOOK_MS: Final = 10 * SECOND_MS
@@ -77,7 +77,7 @@ async def numbered(
         reply = await gate.ask(Request(call.name, params, call.weight, rows.PAGE, with_key=call.with_key))
         read, refused = rows.read_rows(reply.value, call.decoder)
         found_rows = [one for one in read if reader.key(one) >= next_id]
-        if reply.value and not found_rows:
+        if reply.value and (not found_rows or max(map(reader.time, found_rows)) < at_ms - MINUTE_MS):
             raise Unavailable(f"{reply.request}: answered with other rows than asked for")
         is_last = reader.is_last(found_rows)
         waiting += filter(reader.is_wanted, found_rows)

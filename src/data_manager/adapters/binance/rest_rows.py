@@ -83,6 +83,11 @@ def read_rows(raws: Sequence[Raw], decoder: msgspec.json.Decoder[R]) -> tuple[li
     return rows, refused
 
 
+def beside(row: CandleRow, interval: str) -> Refused:
+    """A row that opens where no candle does."""
+    return Refused(0, Invalid("open_ms", row.open_ms, f"must be where a candle of {interval} opens"))
+
+
 def candle(row: CandleRow, series: Series) -> Event:
     """A closed candle."""
     assert series.interval is not None, "candles have an interval"
