@@ -159,7 +159,7 @@ async def told(liar: Liar, series: Series, hours: int = 12) -> tuple[Span, list[
 async def test_of_candles(name: str) -> None:
     liar = Liar(LIES[name])
     span, found = await told(liar, CANDLES)
-    assert liar.requests <= (800 if name == "the first for ever" else REQUESTS_MAX), (
+    assert liar.requests <= (800 if name == "the first ones for ever" else REQUESTS_MAX), (
         "a short page is asked for its rest"
     )
     keys = [key for piece in found for key in piece.rows.key.tolist()]
