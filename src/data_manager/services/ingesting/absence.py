@@ -86,10 +86,12 @@ class Absences:
         for position, series in enumerate(batch.series):
             if offsets[position] < offsets[position + 1]:
                 last = self._last.get(series)
-                if last is not None and last.absences < self._absences:
-                    gaps += self._close(last, batch.of(position))
-                else:
+                if last is None:
                     self._advance(series, *ends[position])
+                elif last.absences < self._absences:
+                    gaps += self._close(last, batch.of(position))
+                elif ends[position][0] > last.key:
+                    last.key, last.time_ms = ends[position]
         return gaps
 
     def _advance(self, series: Series, key: int, time_ms: int) -> None:

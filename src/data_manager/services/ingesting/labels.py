@@ -66,9 +66,11 @@ class Labels:
         columns = PRICES.get(dataset.event)
         if columns is None:
             return
-        for symbol, event in dict(zip(map(_symbol, told), told, strict=True)).items():
-            price = next((text for column in columns if (text := getattr(event, column)) is not None), None)
-            self._enter(dataset, symbol, _number(price), _time_ms(dataset, event))
+        for symbol, event in dict(zip(map(_symbol, told), told, strict=True)).items():  # hot where symbols are many
+            price = getattr(event, columns[0])
+            if price is None:
+                price = next((text for column in columns[1:] if (text := getattr(event, column)) is not None), None)
+            self._enter(symbol, _number(price), _time_ms(dataset, event))
 
     def judge(self, dataset: Dataset, told: Sequence[Event], received_ms: Sequence[int]) -> dict[int, Mislabelled]:
         """Positions of the books that are not of the symbol their label names, each with what is wrong."""
@@ -95,13 +97,14 @@ class Labels:
         """Findings that an earlier run left open go on, and end when no such book comes any more."""
         self._episodes.adopt(findings)
 
-    def _enter(self, dataset: Dataset, symbol: str, price: float, at_ms: int) -> None:
+    def _enter(self, symbol: str, price: float, at_ms: int) -> None:
         if not 0 < price < inf or (len(self._known) >= _SYMBOLS_MAX and symbol not in self._known):
             return
-        before, newest = self._known.get(symbol), Price(price, at_ms)
+        before, newest, most = self._known.get(symbol), Price(price, at_ms), 1 + self._tolerance
         self._known[symbol] = newest
         self._ladder = None
-        if before is not None and not self._reached(price, price, before, at_ms):
+        near = before is None or (price <= before.price * most and before.price <= price * most)  # however soon
+        if before is not None and not (near or self._reached(price, price, before, at_ms)):
             self._disputed[symbol] = before
         elif self._disputed:
             self._disputed.pop(symbol, None)
