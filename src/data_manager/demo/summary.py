@@ -177,7 +177,10 @@ def tell_outcome(narrator: Narrator, outcome: Outcome) -> None:
         ("holes found", str(len(found))),
         ("healed", f"{sum(one.state == 'healed' for one in found)}, each certified"),
         ("known, with evidence", str(sum(one.state == "absent_at_source" for one in found))),
-        ("mean time to detect", f"{_seconds(outcome.mttd_s)}, from when the first missing row was due"),
+        (
+            "mean time to detect",
+            f"{_seconds(outcome.mttd_s)}, from when the first missing row was due, of holes torn meanwhile",
+        ),
         ("mean time to repair", f"{_seconds(outcome.mttr_s)}, from then on; both by the exchange's clock"),
         ("rows compared", f"{outcome.rows:,}"),
         ("lost", str(outcome.lost)),
