@@ -23,6 +23,10 @@ async def test_the_past_comes_from_archives_and_rest_and_is_all_there(tmp_path: 
         }  # fmt: skip
         async with running(Service(tmp_path, command="run", **settings)) as service:
             start_ms, end_ms = today_ms - 2 * DAY_MS, clock.now_ms() // HOUR_MS * HOUR_MS - HOUR_MS
+            lost = {"kind": "missing", "where": ["archive"], "from_ms": today_ms - 10 * HOUR_MS, "until_ms": today_ms - 9 * HOUR_MS}  # fmt: skip
+            async with httpx2.AsyncClient(base_url=address) as client:
+                for dataset in ("klines", "aggTrades"):  # the archive lacks an hour of yesterday, and REST does not
+                    assert (await client.post("/control/faults", json={**lost, "dataset": dataset})).status_code == 201
             asked = {"symbol": "SOLUSDT", "start_time": iso(start_ms), "end_time": iso(end_ms)}
             jobs = [
                 service.post("/backfill/start", asked | words).json()["job_id"]
