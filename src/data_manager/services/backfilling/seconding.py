@@ -8,8 +8,10 @@ the first ── lacks ──> another, that stretch only ──┬── rows, 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
+from itertools import accumulate, islice
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -67,11 +69,11 @@ class Second:
 
     async def _ask(self, other: Source, first: Offer, absent: Sequence[Absent], pieces: list[Piece]) -> list[Absent]:
         asked, lacks, unasked = list[Span](), list[Absent](), list[tuple[Span, str]]()
-        wished = _wishes(self._series, absent)
-        for offer in self._offers(other, first, difference((one.span for one in absent), (one.span for one in wished))):
+        wished, rest = _wishes(self._series, absent)
+        for offer in self._offers(other, first, rest) if rest else ():
             unasked.append((offer.span, f"{offer.call} is not asked for so many at once"))
         for wish in wished:
-            for offer in self._offers(other, first, [wish.span]):
+            for offer in self._offers(other, first, wish.span):
                 try:
                     lacks += await self._lacking(wish, Step(other, offer), absent, pieces)
                     asked.append(offer.span)
@@ -84,11 +86,10 @@ class Second:
                         unasked.append((offer.span, f"{offer.call} could not be asked: {error}"))
         return _doubted(self._series, _agreed(self._series, absent, asked, lacks), unasked)
 
-    def _offers(self, other: Source, first: Offer, spans: Iterable[Span]) -> list[Offer]:
+    def _offers(self, other: Source, first: Offer, span: Span) -> list[Offer]:
         """What it can be asked for now; coarser rows are no answer where finer ones lack."""
-        now_ms = self._clock.now_ms()
-        every = (one for span in spans for one in other.offers(Wanted(series=self._series, span=span), now_ms))
-        return [one for one in every if first.coarse or not one.coarse]
+        offers = other.offers(Wanted(series=self._series, span=span), self._clock.now_ms())
+        return [one for one in offers if first.coarse or not one.coarse]
 
     async def _lacking(self, wish: Absent, step: Step, absent: Sequence[Absent], pieces: list[Piece]) -> list[Absent]:
         """What it lacks of a stretch. Its rows are appended, as far as the first lacks them."""
@@ -108,31 +109,35 @@ class Second:
         return lacks
 
 
-def _wishes(series: Series, absent: Sequence[Absent]) -> list[Absent]:
-    """What to ask another source for, bounded."""
+def _wishes(series: Series, absent: Sequence[Absent]) -> tuple[list[Absent], Span | None]:
+    """What to ask another source for, bounded, and around what is not asked for then."""
     if len(absent) <= APART_MAX:
-        return list(absent)
-    if isinstance(DATASETS[series.dataset].continuity, Numbered):
-        return list(absent[:APART_MAX])
+        return list(absent), None
     first, last = absent[0], absent[-1]
-    return [Absent(first.start_ms, last.end_ms, None, first.call, first.evidence)]
+    if isinstance(DATASETS[series.dataset].continuity, Numbered):
+        return list(absent[:APART_MAX]), Span(absent[APART_MAX].start_ms, last.end_ms)
+    return [Absent(first.start_ms, last.end_ms, None, first.call, first.evidence)], None
 
 
-def _inside(rows: Batch, absent: Iterable[Absent]) -> Batch:
+def _inside(rows: Batch, absent: Sequence[Absent]) -> Batch:
     """The rows whose time lies in one of the stretches: what the first source gave stands."""
-    times = rows.time_ms
-    wanted = np.zeros(len(times), np.bool_)
-    for one in absent:
-        wanted |= (times >= one.start_ms) & (times < one.end_ms)
+    starts = np.array([one.start_ms for one in absent], np.int64)
+    ends = np.maximum.accumulate(np.array([one.end_ms for one in absent], np.int64))
+    at = np.searchsorted(starts, rows.time_ms, side="right") - 1
+    wanted = (at >= 0) & (rows.time_ms < ends[at])
     return rows if wanted.all() else rows.take(wanted)
 
 
-def _agreed(series: Series, first: Iterable[Absent], asked: Sequence[Span], second: Sequence[Absent]) -> list[Absent]:
+def _agreed(series: Series, first: Iterable[Absent], asked: Sequence[Span], second: Iterable[Absent]) -> list[Absent]:
     """What of it is absent still, after another source was asked for some spans and lacks what it lacks."""
+    lacks = sorted(second, key=lambda one: one.start_ms)
+    ends = list(accumulate((one.end_ms for one in lacks), max))
     found: list[Absent] = []
     for one in first:
         found += (_part(series, one, rest) for rest in difference([one.span], asked))
-        for other in second:
+        for other in islice(lacks, bisect_right(ends, one.start_ms), None):
+            if other.start_ms >= one.end_ms:
+                break
             found += (_both(series, one, other, part) for part in intersection([one.span], [other.span]))
     return sorted(found, key=lambda one: one.start_ms)
 
