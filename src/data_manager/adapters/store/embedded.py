@@ -34,7 +34,8 @@ from data_manager.adapters.store.cache import NotCached
 from data_manager.adapters.store.folding import Folded, NewChunk, cut, fold
 from data_manager.adapters.store.reading import ChunkRef, Load, Question, Segment, clusters, read
 from data_manager.adapters.store.recent import Recent
-from data_manager.adapters.store.rows import Catalog, pack_rows, unpack_rows
+from data_manager.adapters.store.rows import Catalog, pack_rows
+from data_manager.adapters.store.views import View, last_key, read_live, read_views
 from data_manager.domain.batch import Batch, empty
 from data_manager.domain.dataset import Dataset, Keep, Series
 from data_manager.domain.errors import DataManagerError, Unavailable
@@ -60,21 +61,6 @@ FOLD_AT = FoldAt()
 _CHECKPOINT_BYTES = 32 * 1024 * 1024  # written to the log since the last checkpoint
 
 
-class View(NamedTuple):
-    """What is held of one dataset at one moment: recent rows, and the chunks of each series in key order."""
-
-    recent: Recent
-    chunks: dict[Series, tuple[ChunkRef, ...]]
-
-    def segments(self, series: Series) -> list[Segment]:
-        """Everything held of a series; later pieces win over earlier ones where keys meet."""
-        return [*self.chunks.get(series, ()), *self.recent.of(series)]
-
-    def series(self) -> set[Series]:
-        """Every series that holds a row."""
-        return {*(one for one, refs in self.chunks.items() if refs), *self.recent.series()}
-
-
 @dataclass(slots=True, eq=False)
 class _Append:
     batch: Batch
@@ -94,9 +80,9 @@ class EmbeddedStore(SegmentStore):
         self._room = sqlite.LogRoom(self._path)
         with sqlite.translated(self._path):
             self._catalog = Catalog(self._writing)
-            self._views = _read_views(self._writing, self._catalog, list(self._datasets.values()))
-            self._live = dict(_read_live(self._writing, self._catalog, self._datasets))
-        self._last_keys = {one: _last_key(view, one) for view in self._views.values() for one in view.series()}
+            self._views = read_views(self._writing, self._catalog, list(self._datasets.values()))
+            self._live = dict(read_live(self._writing, self._catalog, self._datasets))
+        self._last_keys = {one: last_key(view, one) for view in self._views.values() for one in view.series()}
         self._versions: Counter[Series] = Counter()
         self._waiting: list[_Append] = []
         self._logged = 0
@@ -433,41 +419,3 @@ def _say_failure(fold: asyncio.Task[None]) -> None:
     if error is not None:
         bug = None if isinstance(error, DataManagerError) else error
         _log.error("fold failed: its rows stay in the journal", what=fold.get_name(), reason=str(error), exc_info=bug)
-
-
-def _last_key(view: View, series: Series) -> int:
-    keys = [ref.last_key for ref in view.chunks.get(series, ())]
-    return max([*keys, *(int(rows.key[-1]) for rows in view.recent.of(series))], default=NO_KEY)
-
-
-def _read_views(connection: sqlite3.Connection, catalog: Catalog, datasets: Sequence[Dataset]) -> dict[str, View]:
-    """The directory of chunks and the journal, as the last process left them."""
-    views = {dataset.name: View(Recent(), {}) for dataset in datasets}
-    chunks: dict[Series, list[ChunkRef]] = {}
-    sql = "SELECT sid, id, first_key, last_key, first_ms, last_ms, rows FROM chunk ORDER BY sid, first_key"
-    for sid, *row in connection.execute(sql):
-        chunks.setdefault(catalog.of(sid), []).append(ChunkRef(*row))
-    for series, refs in chunks.items():
-        views[series.dataset].chunks[series] = tuple(refs)
-    for dataset in datasets:
-        recent = views[dataset.name].recent
-        entries = connection.execute(
-            "SELECT entry, crc, blob FROM journal WHERE dataset = ? ORDER BY entry", (dataset.name,)
-        )
-        for entry, crc, blob in entries:
-            rows = unpack_rows(sqlite.checked(blob, crc, f"journal entry {entry}"), dataset, catalog)
-            recent = recent.with_entry(rows, entry).tidied()
-        views[dataset.name] = views[dataset.name]._replace(recent=recent)
-    return views
-
-
-def _read_live(
-    connection: sqlite3.Connection, catalog: Catalog, datasets: dict[str, Dataset]
-) -> list[tuple[Series, Batch]]:
-    rows = connection.execute("SELECT sid, crc, blob FROM live").fetchall()
-    found = []
-    for sid, crc, blob in rows:
-        series = catalog.of(sid)
-        whole = sqlite.checked(blob, crc, f"{series}: the live row")
-        found.append((series, unpack_rows(whole, datasets[series.dataset], catalog)))
-    return found
