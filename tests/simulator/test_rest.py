@@ -290,6 +290,10 @@ async def test_over_real_http_headers_statuses_and_bodies_are_the_venues() -> No
         assert answer.headers["content-type"] == "application/json;charset=UTF-8"
         assert await exchange.error("klines", symbol="X", interval="1m") == (400, -1121, "Invalid symbol.")
         assert (await exchange.error("historicalTrades", symbol="BTCUSDT"))[:2] == (401, -2014)
+        doubled = await exchange.client.get("/fapi/v1/time?a=1&a=2")
+        assert (doubled.status_code, doubled.json()["code"]) == (400, -1101)
+        posted = await exchange.client.post("/fapi/v1/klines")
+        assert (posted.status_code, posted.json()["code"]) == (404, -5000)
         assert (await exchange.rows("time"))["serverTime"] == NOW
         await exchange.forward(2.5)
         assert (await exchange.rows("time"))["serverTime"] == NOW + 2_500

@@ -12,6 +12,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
@@ -121,8 +122,8 @@ class Exchange:
         every = ["GET", "POST", "DELETE"]
         return Starlette(
             routes=[
-                Route("/fapi/{rest:path}", self._rest, methods=["GET"]),
-                Route("/futures/data/{rest:path}", self._rest, methods=["GET"]),
+                Route("/fapi/{rest:path}", self._rest, methods=[*every, "PUT"]),
+                Route("/futures/data/{rest:path}", self._rest, methods=[*every, "PUT"]),
                 Route("/data/{rest:path}", self._archive, methods=["GET", "HEAD"]),
                 Route("/control/state", self._state, methods=["GET"]),
                 Route("/control/faults", self._switches, methods=every),
@@ -133,12 +134,15 @@ class Exchange:
         )
 
     async def _rest(self, request: Request) -> Response:
+        if request.method not in ("GET", "HEAD"):
+            message = f"Path {request.url.path}, Method {request.method} is invalid"
+            return _json({"code": -5000, "msg": message}, 404)
         address = request.client.host if request.client else ""
         for fault in self.faults.matching("slow", request.url.path):
             await self.clock.sleep_wall(fault.delay_ms / 1_000)
-        raw = await run_in_threadpool(
-            self.rest.answer, request.url.path, request.query_params, request.headers, address
-        )
+        params = request.query_params
+        answer = partial(self.rest.answer, doubled=len(params.multi_items()) > len(params))
+        raw = await run_in_threadpool(answer, request.url.path, params, request.headers, address)
         return _response(await run_in_threadpool(packed, raw, request.headers.get("accept-encoding", "")))
 
     async def _archive(self, request: Request) -> Response:

@@ -67,13 +67,17 @@ class Rest:
         self._only = only
         self._truth = False
 
-    def answer(self, path: str, params: Params, headers: Mapping[str, str], address: str) -> Raw:
-        """The answer to one GET. Raises nothing."""
+    def answer(
+        self, path: str, params: Params, headers: Mapping[str, str], address: str, *, doubled: bool = False
+    ) -> Raw:
+        """The answer to one GET. doubled: a parameter stood there twice. Raises nothing."""
         told: dict[str, str] = {}
         try:
             self.faults.refuse(path, address)
             endpoint = self._endpoint(path)
             told = self.limits.charge(address, endpoint.bucket, endpoint.weigh(params))
+            if doubled:
+                raise Refused(400, -1101, "Duplicate values for a parameter detected.")
             if path.endswith("historicalTrades") and not headers.get("x-mbx-apikey"):
                 raise Refused(401, -2014, "API-key format invalid.")
             body = msgspec.json.encode(endpoint.answer(self, params))
