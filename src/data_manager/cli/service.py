@@ -1,6 +1,7 @@
 """Commands that run the service, and the one that feeds it recordings."""
 
 import asyncio
+import gc
 import os
 from collections.abc import Callable, Coroutine
 from enum import StrEnum
@@ -56,15 +57,19 @@ def serve(
 
 
 def _serve(in_force: settings.Settings, *, role: Role, own_server: bool, as_json: bool, feeds: bool = False) -> None:
-    from data_manager import app
+    gc.disable()  # what is imported and opened stays: looking for garbage in it is a tenth of a start. run() enables it
+    try:
+        from data_manager import app
 
-    def say(line: str) -> None:
-        if as_json:
-            say_json({"message": line})
-        else:
-            typer.echo(line)
+        def say(line: str) -> None:
+            if as_json:
+                say_json({"message": line})
+            else:
+                typer.echo(line)
 
-    _in_loop(app.run(in_force, role=role.value, own_server=own_server, feeds=feeds, say=say))
+        _in_loop(app.run(in_force, role=role.value, own_server=own_server, feeds=feeds, say=say))
+    finally:
+        gc.enable()
 
 
 @service.command("replay")

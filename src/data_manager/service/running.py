@@ -319,6 +319,7 @@ def tune_interpreter() -> None:
     gc.collect()
     gc.freeze()  # what is loaded by now stays: the collector need not look at it again
     gc.set_threshold(100_000, 50, 100)  # a flush makes many objects that all go together
+    gc.enable()
     sys.setswitchinterval(0.001)  # the event loop waits at most so long for a thread that is at work in Python
 
 
