@@ -49,7 +49,7 @@ TORN_MS: Final = HISTORY_MS + DAY_MS + 190 * MINUTE_MS
 
 _FIXED_S: Final = 14.0  # of the machine's time: processes start, rows are compared
 _PLAYED_S: Final = 560.0  # of the exchange's time
-_FAST_S: Final = 50.0
+_FAST_S: Final = 45.0
 _LEAST_S, _MOST_S = 40.0, 3_600.0
 
 
