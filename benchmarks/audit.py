@@ -26,10 +26,10 @@ from data_manager.adapters.clock import SystemClock
 from data_manager.adapters.meta.sql import open_meta
 from data_manager.adapters.store.embedded import EmbeddedStore
 from data_manager.domain.batch import Batch
-from data_manager.domain.columns import Flags, Ints, Texts
 from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import DATASETS
-from data_manager.domain.decimals import Decimals
+from data_manager.domain.values.columns import Flags, Ints, Texts
+from data_manager.domain.values.decimals import Decimals
 from data_manager.service.running import tune_interpreter
 from data_manager.services.audit import Auditor
 from data_manager.services.replay import Replay

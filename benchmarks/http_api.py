@@ -34,16 +34,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from data_manager.adapters.store.embedded import EmbeddedStore
 from data_manager.api.app import Components, Readiness, create_app
 from data_manager.domain.batch import Batch, empty
-from data_manager.domain.columns import Column, Flags, Ints, Texts
-from data_manager.domain.coverage import Audited, Result
+from data_manager.domain.condition.coverage import Audited, Result
+from data_manager.domain.condition.truth import Mark, SeriesTruth
 from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import DATASETS
-from data_manager.domain.decimals import Decimals
-from data_manager.domain.ledger import HoleState, LedgerEntry
-from data_manager.domain.life import SymbolLife
+from data_manager.domain.holes.ledger import HoleState, LedgerEntry
+from data_manager.domain.holes.life import SymbolLife
 from data_manager.domain.span import Span
 from data_manager.domain.time import MINUTE_MS
-from data_manager.domain.truth import Mark, SeriesTruth
+from data_manager.domain.values.columns import Column, Flags, Ints, Texts
+from data_manager.domain.values.decimals import Decimals
 from data_manager.ports import Records, SeriesStore
 from data_manager.services.auditing.entering import RULE_VERSION
 from data_manager.services.conditions import Conditions

@@ -35,7 +35,7 @@ from data_manager.adapters.binance.wire import DATASET_OF
 from data_manager.adapters.bus.nats_server import NatsServer
 from data_manager.adapters.store.embedded import EmbeddedStore
 from data_manager.domain.batch import Batch
-from data_manager.domain.columns import Ints
+from data_manager.domain.values.columns import Ints
 from data_manager.ports import Receipt
 from data_manager.service.running import tune_interpreter
 from data_manager.services.ingest import ingest

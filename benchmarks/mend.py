@@ -33,7 +33,7 @@ from data_manager.domain.batch import STREAM, pack
 from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.events import Candle, Number
-from data_manager.domain.ledger import HoleState
+from data_manager.domain.holes.ledger import HoleState
 from data_manager.domain.span import Span
 from data_manager.domain.time import DAY_MS, MINUTE_MS
 from data_manager.services.audit import Auditor

@@ -20,10 +20,10 @@ from _report import table
 from data_manager.adapters.store.chunks import encode
 from data_manager.adapters.store.embedded import EmbeddedStore
 from data_manager.domain.batch import Batch
-from data_manager.domain.columns import Flags, Ints, Texts
 from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import DATASETS
-from data_manager.domain.decimals import Decimals
+from data_manager.domain.values.columns import Flags, Ints, Texts
+from data_manager.domain.values.decimals import Decimals
 
 TRADE = DATASETS["trade"]
 _BATCH = 10_000

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from data_manager.domain.continuity import Continuity
 from data_manager.domain.dataset import Dataset, Field
 from data_manager.domain.datasets import DATASETS
+from data_manager.domain.holes.continuity import Continuity
 from data_manager.settings import SettingRow, Settings, describe
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,11 +12,11 @@ from data_manager.adapters.meta.sql import SqlMetaStore, open_meta
 from data_manager.adapters.mongo.store import open_mongo
 from data_manager.adapters.store.embedded import EmbeddedStore, FoldAt
 from data_manager.domain.batch import STREAM, Batch, pack
-from data_manager.domain.canonical import facts
-from data_manager.domain.certificate import Certificate
 from data_manager.domain.datasets import BY_EVENT
 from data_manager.domain.events import Depth, Event, Metric, Number
-from data_manager.domain.locate import Mismatch
+from data_manager.domain.proof.canonical import facts
+from data_manager.domain.proof.certificate import Certificate
+from data_manager.domain.proof.locate import Mismatch
 from data_manager.domain.span import Span
 from data_manager.domain.time import DAY_MS
 from data_manager.ports import SeriesStore

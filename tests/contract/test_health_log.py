@@ -10,13 +10,13 @@ from data_manager.adapters.meta.database import connect
 from data_manager.adapters.meta.predecessor import audit_logs, health_metrics
 from data_manager.adapters.meta.sql import SqlMetaStore, open_meta
 from data_manager.domain.alert import Alarm, Alert, Delivery, Message, judged, told
-from data_manager.domain.coverage import Audited, Result
+from data_manager.domain.condition.coverage import Audited, Result
+from data_manager.domain.condition.truth import Mark, TruthChange
 from data_manager.domain.errors import BadQuery, Corrupt
 from data_manager.domain.finding import FindingKind, found
-from data_manager.domain.ledger import HoleState, LedgerEntry
+from data_manager.domain.holes.ledger import HoleState, LedgerEntry
 from data_manager.domain.span import Span
 from data_manager.domain.time import DAY_MS, HOUR_MS
-from data_manager.domain.truth import Mark, TruthChange
 from data_manager.ports import LeaseLost
 from data_manager.ports.alerts import LiveHoles, OpenFindings
 from data_manager.ports.health import AuditNote, HealthRow

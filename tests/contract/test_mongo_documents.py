@@ -18,11 +18,11 @@ from data_manager.adapters.mongo.layout import collection_of, ids_of, key_bound,
 from data_manager.domain.batch import Batch, key_parts, settle
 from data_manager.domain.dataset import MARKETS, Series
 from data_manager.domain.datasets import DATASETS
-from data_manager.domain.decimals import parse_decimals
 from data_manager.domain.errors import BadQuery, Corrupt, DamagedRows
 from data_manager.domain.events import FundingRate, Liquidation, Number
 from data_manager.domain.span import Span
 from data_manager.domain.time import INTERVALS_MS
+from data_manager.domain.values.decimals import parse_decimals
 from tests.contract.rows import BASE_MS, agg_trade, batch_of, candle, depth_update, liquidation, trade
 
 OPTIONS: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True, datetime_conversion=DatetimeConversion.DATETIME_MS)

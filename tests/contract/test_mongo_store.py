@@ -19,7 +19,7 @@ from data_manager.adapters.mongo.layout import LIVE, REVISIONS
 from data_manager.adapters.mongo.store import MongoStore, open_mongo
 from data_manager.adapters.mongo.writing import revision
 from data_manager.domain.batch import Batch
-from data_manager.domain.coverage import Result
+from data_manager.domain.condition.coverage import Result
 from data_manager.domain.dataset import Series
 from data_manager.domain.errors import Corrupt, Unavailable
 from data_manager.domain.finding import FindingKind

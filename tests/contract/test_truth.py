@@ -15,17 +15,17 @@ from data_manager.adapters.meta.sql import SqlMetaStore, open_meta
 from data_manager.adapters.meta.tables import certificates as certificate_table
 from data_manager.adapters.meta.tables import coverage as coverage_table
 from data_manager.adapters.meta.tables import holes as hole_table
-from data_manager.domain.certificate import Block, Certificate, Contents, KnownHole, id_of, issue
-from data_manager.domain.condition import Flaw, Life
-from data_manager.domain.continuity import Hole
-from data_manager.domain.coverage import Audited, Result
+from data_manager.domain.condition.coverage import Audited, Result
+from data_manager.domain.condition.partition import Flaw, Life
+from data_manager.domain.condition.truth import Mark, SeriesTruth, TruthChange
 from data_manager.domain.errors import BadQuery, Conflict, Corrupt
-from data_manager.domain.ledger import HoleState, LedgerEntry, Step, moved
-from data_manager.domain.life import SymbolLife
-from data_manager.domain.reconcile import after, reconciled
+from data_manager.domain.holes.changes import after, reconciled
+from data_manager.domain.holes.continuity import Hole
+from data_manager.domain.holes.ledger import HoleState, LedgerEntry, Step, moved
+from data_manager.domain.holes.life import SymbolLife
+from data_manager.domain.proof.certificate import Block, Certificate, Contents, KnownHole, id_of, issue
 from data_manager.domain.retention import LetGo
 from data_manager.domain.span import Span
-from data_manager.domain.truth import Mark, SeriesTruth, TruthChange
 from data_manager.ports import Lease, LeaseLost
 from data_manager.ports.truth import TruthStore
 from tests.mysql_server import FreshDatabase

@@ -5,9 +5,9 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_manager.domain.calendar import by_day, clean_segments, days_of
-from data_manager.domain.condition import Condition, Range, completeness, share
-from data_manager.domain.ledger import HoleState, LedgerEntry
+from data_manager.domain.condition.calendar import by_day, clean_segments, days_of
+from data_manager.domain.condition.partition import Condition, Range, completeness, share
+from data_manager.domain.holes.ledger import HoleState, LedgerEntry
 from data_manager.domain.span import Span
 from data_manager.domain.time import DAY_MS
 

@@ -19,17 +19,25 @@ from msgspec.structs import replace
 
 from data_manager.adapters.binance.wire import Decoder, dataset_of
 from data_manager.domain.batch import STREAM, Batch, build, joined, pack, settle
-from data_manager.domain.canonical import FORM, facts, normal, row_hashes, streams
-from data_manager.domain.certificate import Certificate, Contents, Fingerprint, KnownHole, block_keys, id_of, issue
-from data_manager.domain.columns import Flags, Floats, Ints, Texts
 from data_manager.domain.dataset import Kind, Series
 from data_manager.domain.datasets import DATASETS
-from data_manager.domain.decimals import Decimals, parse_decimals
 from data_manager.domain.errors import BadQuery
 from data_manager.domain.events import Candle, DepthUpdate, Event, Liquidation, Metric, Number, Trade
-from data_manager.domain.locate import Mismatch, Verdict, Verifier
+from data_manager.domain.proof.canonical import FORM, facts, normal, row_hashes, streams
+from data_manager.domain.proof.certificate import (
+    Certificate,
+    Contents,
+    Fingerprint,
+    KnownHole,
+    block_keys,
+    id_of,
+    issue,
+)
+from data_manager.domain.proof.locate import Mismatch, Verdict, Verifier
 from data_manager.domain.span import Span
 from data_manager.domain.time import parse_time
+from data_manager.domain.values.columns import Flags, Floats, Ints, Texts
+from data_manager.domain.values.decimals import Decimals, parse_decimals
 
 BASE_MS = parse_time("2024-01-01T00:00:00Z")
 ROWS = 60

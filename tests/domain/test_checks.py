@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from data_manager.adapters.binance.wire import Decoder, dataset_of
 from data_manager.domain.batch import STREAM, Batch, build, pack
-from data_manager.domain.checks import CHECKS, KEYS_MAX, Offence, check, no_spike, stale_on_arrival
-from data_manager.domain.columns import Ints, Texts
+from data_manager.domain.checks.rules import CHECKS, KEYS_MAX, Offence, check, no_spike, stale_on_arrival
+from data_manager.domain.checks.spikes import REACH, spikes
 from data_manager.domain.datasets import BY_EVENT, DATASETS
-from data_manager.domain.decimals import Decimals
 from data_manager.domain.events import BookTicker, Candle, Depth, Event, Number, Trade
-from data_manager.domain.spikes import REACH, spikes
 from data_manager.domain.time import MINUTE_MS, parse_time
+from data_manager.domain.values.columns import Ints, Texts
+from data_manager.domain.values.decimals import Decimals
 
 BASE_MS = parse_time("2024-01-01T00:00:00Z")
 

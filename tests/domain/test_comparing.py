@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_manager.domain.batch import STREAM, Batch, empty, pack
-from data_manager.domain.comparing import DIFFERENCES_MAX, Comparison, RowDifference, compare
+from data_manager.domain.checks.comparing import DIFFERENCES_MAX, Comparison, RowDifference, compare
 from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import BY_EVENT, DATASETS
 from data_manager.domain.events import Event, FundingRate, Number, Trade

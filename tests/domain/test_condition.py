@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from data_manager.domain.condition import (
+from data_manager.domain.condition.coverage import Audited, Result
+from data_manager.domain.condition.partition import (
     Condition,
     Flaw,
     Known,
@@ -18,8 +19,7 @@ from data_manager.domain.condition import (
     ranges,
     share,
 )
-from data_manager.domain.coverage import Audited, Result
-from data_manager.domain.ledger import HoleState, LedgerEntry
+from data_manager.domain.holes.ledger import HoleState, LedgerEntry
 from data_manager.domain.span import Span
 
 LINE = 40

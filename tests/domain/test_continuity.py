@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import feather
 
-from data_manager.domain.continuity import (
+from data_manager.domain.holes.continuity import (
     Chained,
     Columns,
     Continuity,

@@ -4,8 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_manager.domain.continuity import Grid, MaxSilence, Numbered, Sparse
-from data_manager.domain.coverage import (
+from data_manager.domain.condition.coverage import (
     Audited,
     Result,
     added,
@@ -17,8 +16,9 @@ from data_manager.domain.coverage import (
     uncovered,
     without,
 )
+from data_manager.domain.condition.sweep import uppermost
+from data_manager.domain.holes.continuity import Grid, MaxSilence, Numbered, Sparse
 from data_manager.domain.span import Span
-from data_manager.domain.sweep import uppermost
 from data_manager.domain.time import HOUR_MS, MINUTE_MS, parse_time
 
 LINE = 24

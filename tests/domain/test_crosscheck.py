@@ -15,20 +15,20 @@ from msgspec.structs import replace
 from pyarrow import feather
 
 from data_manager.domain.batch import STREAM, Batch, joined, pack
-from data_manager.domain.crosscheck import (
+from data_manager.domain.checks.crosscheck import (
     CrossCheck,
     candles_from_aggregates,
     candles_from_candles,
     candles_from_trades,
     empty_bars,
 )
+from data_manager.domain.checks.revisions import conflicts
 from data_manager.domain.datasets import BY_EVENT
-from data_manager.domain.decimals import parse_decimals
 from data_manager.domain.events import AggTrade, Candle, Event, Number, Trade
-from data_manager.domain.exact import Exact, exact, shown, sums
-from data_manager.domain.revisions import conflicts
 from data_manager.domain.span import Span
 from data_manager.domain.time import DAY_MS, HOUR_MS, MINUTE_MS, parse_time
+from data_manager.domain.values.decimals import parse_decimals
+from data_manager.domain.values.exact import Exact, exact, shown, sums
 
 START_MS = parse_time("2024-01-01T00:00:00Z")
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_manager.domain.decimals import Decimals, parse_decimals
+from data_manager.domain.values.decimals import Decimals, parse_decimals
 
 plain = st.decimals(allow_nan=False, allow_infinity=False, places=None, min_value=-(10**15), max_value=10**15).map(
     lambda number: format(number, "f")

@@ -21,7 +21,7 @@ from data_manager.domain.health import (
     percent,
     repair,
 )
-from data_manager.domain.ledger import HoleState, LedgerEntry
+from data_manager.domain.holes.ledger import HoleState, LedgerEntry
 from data_manager.domain.time import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS
 
 FRESH = Freshness(1, 10)

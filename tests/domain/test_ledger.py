@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_manager.domain.continuity import Hole
 from data_manager.domain.errors import Conflict
-from data_manager.domain.ledger import STEPS_MAX, HoleState, LedgerEntry, due, moved, require_disjoint
-from data_manager.domain.reconcile import Change, ChangeKind, after, reconciled
+from data_manager.domain.holes.changes import Change, ChangeKind, after, reconciled
+from data_manager.domain.holes.continuity import Hole
+from data_manager.domain.holes.ledger import STEPS_MAX, HoleState, LedgerEntry, due, moved, require_disjoint
 from data_manager.domain.span import Span
 
 LINE = 30

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from data_manager.domain.levels import Levels, parse_levels, plain_levels
+from data_manager.domain.values.levels import Levels, parse_levels, plain_levels
 from tests.domain.test_decimals import numbers
 
 sides = st.lists(st.lists(st.tuples(numbers, numbers), max_size=4), max_size=6)

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_manager.domain.condition import EVER, Life
-from data_manager.domain.continuity import Chained, Grid, Hole, MaxSilence, Numbered
-from data_manager.domain.life import lived
+from data_manager.domain.condition.partition import EVER, Life
+from data_manager.domain.holes.continuity import Chained, Grid, Hole, MaxSilence, Numbered
+from data_manager.domain.holes.life import lived
 from data_manager.domain.span import Span
 
 MINUTE = 60_000

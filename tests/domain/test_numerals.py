@@ -6,7 +6,7 @@ from decimal import Decimal
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from data_manager.domain.numerals import DIGITS_PLAIN, read_plain
+from data_manager.domain.values.numerals import DIGITS_PLAIN, read_plain
 
 PLAIN = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?")
 written = st.text("0123456789.-", max_size=22) | st.from_regex(PLAIN, fullmatch=True).filter(

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_manager.domain.checking import Checking
-from data_manager.domain.checks import CHECKS, check
-from data_manager.domain.continuity import Chained, Grid, Hole, Numbered
+from data_manager.domain.checks.paging import Checking
+from data_manager.domain.checks.rules import CHECKS, check
 from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import BadSetting
+from data_manager.domain.holes.continuity import Chained, Grid, Hole, Numbered
 from data_manager.domain.retention import (
     LetGo,
     days_by_name,

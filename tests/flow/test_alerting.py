@@ -16,13 +16,13 @@ from data_manager.adapters.alerts.nats import NatsSubject
 from data_manager.adapters.alerts.webhook import Webhook
 from data_manager.adapters.meta.sql import SqlMetaStore, open_meta
 from data_manager.domain.alert import GIVE_UP_MS, Message
-from data_manager.domain.coverage import Audited, Result
+from data_manager.domain.condition.coverage import Audited, Result
+from data_manager.domain.condition.truth import Mark, TruthChange
 from data_manager.domain.dataset import Series
 from data_manager.domain.errors import Unavailable
 from data_manager.domain.finding import Finding, FindingKind, found
 from data_manager.domain.health import Freshness, Repair, health
-from data_manager.domain.ledger import HoleState, LedgerEntry
-from data_manager.domain.truth import Mark, TruthChange
+from data_manager.domain.holes.ledger import HoleState, LedgerEntry
 from data_manager.ports import LeaseLost
 from data_manager.ports.alerts import Channel, OpenFindings
 from data_manager.services.alerting.sources import QUIET_MS, of_findings

@@ -19,17 +19,17 @@ from data_manager.adapters.binance.wire import DATASET_OF, Decoder
 from data_manager.adapters.meta.sql import SqlMetaStore, open_meta
 from data_manager.adapters.store.embedded import EmbeddedStore
 from data_manager.domain.batch import STREAM, Batch, pack
-from data_manager.domain.condition import Life
-from data_manager.domain.coverage import Result
+from data_manager.domain.condition.coverage import Result
+from data_manager.domain.condition.partition import Life
+from data_manager.domain.condition.truth import SeriesTruth
 from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import BY_EVENT, DATASETS
 from data_manager.domain.errors import Corrupt, NotFound, Unavailable
 from data_manager.domain.events import BookTicker, Event, Number
 from data_manager.domain.finding import Finding, FindingKind, found
-from data_manager.domain.ledger import HoleState, LedgerEntry
-from data_manager.domain.life import SymbolLife
+from data_manager.domain.holes.ledger import HoleState, LedgerEntry
+from data_manager.domain.holes.life import SymbolLife
 from data_manager.domain.span import Span
-from data_manager.domain.truth import SeriesTruth
 from data_manager.ports import SeriesStore
 from data_manager.services.audit import Auditor
 from data_manager.services.auditing.entering import RULE_VERSION

@@ -12,7 +12,7 @@ from pyarrow import feather
 from data_manager.adapters.meta.sql import open_meta
 from data_manager.adapters.store.embedded import EmbeddedStore
 from data_manager.domain.batch import STREAM, pack
-from data_manager.domain.coverage import Result
+from data_manager.domain.condition.coverage import Result
 from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import BY_EVENT
 from data_manager.domain.events import Candle, Event, FundingRate, Liquidation, Number, Trade

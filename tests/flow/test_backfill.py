@@ -10,7 +10,7 @@ import pytest
 from data_manager.adapters.meta.sql import SqlMetaStore
 from data_manager.domain import job as jobs
 from data_manager.domain.batch import STREAM, Batch, pack
-from data_manager.domain.condition import EVER
+from data_manager.domain.condition.partition import EVER
 from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import BadQuery, Corrupt, Throttled, Unavailable
@@ -476,7 +476,7 @@ def test_a_wrong_word_is_named_with_what_would_be_valid(
 
 
 def test_a_span_that_cannot_be_had_says_which_part_can() -> None:
-    from data_manager.domain.condition import Life
+    from data_manager.domain.condition.partition import Life
 
     life = Life(listed_ms=START_MS, delisted_ms=START_MS + DAY_MS)
     now_ms = START_MS + 10 * DAY_MS

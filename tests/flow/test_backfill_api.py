@@ -11,9 +11,9 @@ from prometheus_client import CollectorRegistry
 
 from data_manager.adapters.meta.sql import SqlMetaStore
 from data_manager.api.app import Components, Readiness, create_app
-from data_manager.domain.condition import Life
+from data_manager.domain.condition.partition import Life
 from data_manager.domain.errors import Unavailable
-from data_manager.domain.life import SymbolLife
+from data_manager.domain.holes.life import SymbolLife
 from data_manager.domain.time import DAY_MS, HOUR_MS, iso
 from data_manager.services.backfill import Backfiller
 from data_manager.services.conditions import Conditions

@@ -13,16 +13,16 @@ from data_manager.adapters.meta.sql import SqlMetaStore
 from data_manager.adapters.store.embedded import EmbeddedStore
 from data_manager.domain import job as jobs
 from data_manager.domain.batch import STREAM, pack
-from data_manager.domain.canonical import row_hashes, streams
-from data_manager.domain.condition import Condition
+from data_manager.domain.condition.partition import Condition
 from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import BY_EVENT
 from data_manager.domain.errors import BadQuery
 from data_manager.domain.events import AggTrade, Event, FundingRate, MarkPrice, Number
 from data_manager.domain.finding import Finding, FindingKind, found
+from data_manager.domain.holes.ledger import HoleState, LedgerEntry
+from data_manager.domain.holes.mending import ATTEMPTS_MAX, Patience
 from data_manager.domain.job import OPEN, JobState
-from data_manager.domain.ledger import HoleState, LedgerEntry
-from data_manager.domain.mending import ATTEMPTS_MAX, Patience
+from data_manager.domain.proof.canonical import row_hashes, streams
 from data_manager.domain.span import Span
 from data_manager.domain.time import DAY_MS, HOUR_MS, MINUTE_MS
 from data_manager.ports import SeriesStore

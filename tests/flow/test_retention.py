@@ -12,15 +12,15 @@ from data_manager.adapters.meta.sql import SqlMetaStore, open_meta
 from data_manager.adapters.mongo.store import open_mongo
 from data_manager.adapters.store.embedded import EmbeddedStore
 from data_manager.domain.batch import STREAM, pack
-from data_manager.domain.certificate import Certificate
-from data_manager.domain.condition import Condition
+from data_manager.domain.condition.partition import Condition
 from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import BY_EVENT, DATASETS
 from data_manager.domain.errors import NotFound, Unavailable
 from data_manager.domain.events import Candle, Event, Number
 from data_manager.domain.finding import Finding
-from data_manager.domain.ledger import HoleState
+from data_manager.domain.holes.ledger import HoleState
 from data_manager.domain.lineage import LineageRecord
+from data_manager.domain.proof.certificate import Certificate
 from data_manager.domain.span import Span
 from data_manager.domain.time import DAY_MS, HOUR_MS, MINUTE_MS, floor_open_ms
 from data_manager.ports import SeriesStore

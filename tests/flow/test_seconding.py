@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from data_manager.domain.dataset import Series
 from data_manager.domain.errors import BadQuery, NotFound, Throttled, Unavailable
 from data_manager.domain.events import Event
+from data_manager.domain.holes.ledger import HoleState
+from data_manager.domain.holes.mending import ATTEMPTS_MAX
 from data_manager.domain.job import JobState, Target
-from data_manager.domain.ledger import HoleState
-from data_manager.domain.mending import ATTEMPTS_MAX
 from data_manager.domain.span import Span
 from data_manager.domain.time import MINUTE_MS
 from data_manager.services.backfill import Backfiller

@@ -12,11 +12,11 @@ import typer
 
 from data_manager.adapters.binance.wire import Decoder, dataset_of
 from data_manager.cli import run, selftest
-from data_manager.domain.continuity import Hole
+from data_manager.domain.condition.truth import SeriesTruth
 from data_manager.domain.finding import Finding, FindingKind
-from data_manager.domain.ledger import HoleState, LedgerEntry
+from data_manager.domain.holes.continuity import Hole
+from data_manager.domain.holes.ledger import HoleState, LedgerEntry
 from data_manager.domain.span import Span
-from data_manager.domain.truth import SeriesTruth
 from data_manager.services.auditing.entering import Entering
 from data_manager.services.selftest.faults import FAULTS, REQUIRED, Around, Faulty, Missing, Put
 from data_manager.services.selftest.playing import Played

@@ -11,10 +11,10 @@ from prometheus_client import CollectorRegistry
 
 from data_manager.adapters.meta.sql import SqlMetaStore, open_meta
 from data_manager.api.app import Components, Readiness, create_app
-from data_manager.domain.condition import Life
+from data_manager.domain.condition.partition import Life
 from data_manager.domain.dataset import Series
 from data_manager.domain.errors import Corrupt, Unavailable
-from data_manager.domain.life import SymbolLife
+from data_manager.domain.holes.life import SymbolLife
 from data_manager.domain.span import Span
 from data_manager.domain.time import DAY_MS, HOUR_MS, MINUTE_MS, iso
 from data_manager.ports import Extent

@@ -12,8 +12,8 @@ from starlette.requests import Request
 from data_manager.api.errors import DOCUMENTED, ErrorBody
 from data_manager.api.routing import Endpoint, Header, PostEndpoint, Reply
 from data_manager.api.truth_asked import body_of, series_of, span_of, words_of
-from data_manager.domain.certificate import Certificate
 from data_manager.domain.errors import BadQuery
+from data_manager.domain.proof.certificate import Certificate
 from data_manager.domain.time import parse_time
 from data_manager.ports import Clock, Records, SeriesStore
 from data_manager.services.answering.query import OFFSET_MAX, whole

@@ -26,7 +26,7 @@ from data_manager.domain.batch import Batch
 from data_manager.domain.dataset import Dataset, Series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import BadQuery, Unavailable
-from data_manager.domain.levels import Levels
+from data_manager.domain.values.levels import Levels
 from data_manager.ports import SeriesStore
 from data_manager.services.answering.formats import FORMATS, Format, require_format
 from data_manager.services.answering.query import Page, Query, fetch, parse

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from msgspec import json
 
 from data_manager.api.routing import Header
-from data_manager.domain.condition import range_facts, shares_text
+from data_manager.domain.condition.partition import range_facts, shares_text
 from data_manager.domain.dataset import Dataset
 from data_manager.domain.span import Span
 from data_manager.domain.time import iso

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from data_manager.domain.condition import Condition
+from data_manager.domain.condition.partition import Condition
 from data_manager.domain.dataset import Answer, Dataset, Kind
 from data_manager.domain.time import INTERVALS_MS
 from data_manager.services.answering.formats import FORMATS

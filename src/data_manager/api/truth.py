@@ -20,10 +20,10 @@ from data_manager.api.truth_schema import (
     Ledger,
     LedgerFact,
 )
-from data_manager.domain.condition import range_facts
+from data_manager.domain.condition.partition import range_facts
+from data_manager.domain.condition.truth import Mark, SeriesTruth
 from data_manager.domain.errors import BadQuery, NotFound
-from data_manager.domain.ledger import LedgerEntry
-from data_manager.domain.truth import Mark, SeriesTruth
+from data_manager.domain.holes.ledger import LedgerEntry
 from data_manager.ports import Clock
 from data_manager.ports.truth import TruthStore
 from data_manager.services.answering.query import OFFSET_MAX, whole

@@ -13,7 +13,7 @@ from data_manager.api.data import given_words
 from data_manager.domain.dataset import Series, parse_series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import BadQuery
-from data_manager.domain.ledger import HoleState
+from data_manager.domain.holes.ledger import HoleState
 from data_manager.domain.span import Span
 from data_manager.domain.time import DAY_MS, EARLIEST_MS, LATEST_MS, parse_time
 from data_manager.services.auditing.desk import PATIENCE_S

@@ -4,8 +4,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, Field
 
-from data_manager.domain.condition import Condition as Word
-from data_manager.domain.ledger import HoleState
+from data_manager.domain.condition.partition import Condition as Word
+from data_manager.domain.holes.ledger import HoleState
 from data_manager.services.auditing.desk import HOLES_MAX, PATIENCE_S
 
 

@@ -13,8 +13,8 @@ from starlette.requests import Request
 from data_manager.api.errors import DOCUMENTED
 from data_manager.api.routing import Endpoint, Header, Reply
 from data_manager.api.truth_asked import series_of, span_until, words_of
-from data_manager.domain.calendar import by_day, clean_segments, days_of
-from data_manager.domain.condition import Condition as Word
+from data_manager.domain.condition.calendar import by_day, clean_segments, days_of
+from data_manager.domain.condition.partition import Condition as Word
 from data_manager.domain.dataset import Series, parse_series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import BadQuery

@@ -13,9 +13,9 @@ from data_manager.cli.output import progress, quiet_logs, say_json, say_table
 from data_manager.domain.errors import BadQuery
 
 if TYPE_CHECKING:
-    from data_manager.domain.certificate import Certificate
     from data_manager.domain.dataset import Series
-    from data_manager.domain.locate import Mismatch
+    from data_manager.domain.proof.certificate import Certificate
+    from data_manager.domain.proof.locate import Mismatch
     from data_manager.domain.span import Span
     from data_manager.services.keeping.verify import Proof
 
@@ -112,7 +112,7 @@ def _asked(what: str, span: "Span | None", market: str) -> _Asked:
 def _from_file(path: Path) -> "Certificate":
     from msgspec import DecodeError, json
 
-    from data_manager.domain.certificate import Certificate
+    from data_manager.domain.proof.certificate import Certificate
 
     try:
         return json.decode(path.read_bytes(), type=Certificate)

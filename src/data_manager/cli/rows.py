@@ -110,8 +110,8 @@ async def _condition(in_force: settings.Settings, series: "Series", span: "Span 
     """What the audits know of the span; nothing where the metadata cannot be read."""
     from data_manager.adapters.clock import SystemClock
     from data_manager.adapters.meta.sql import open_meta
-    from data_manager.domain.condition import Condition as Word
-    from data_manager.domain.condition import Range
+    from data_manager.domain.condition.partition import Condition as Word
+    from data_manager.domain.condition.partition import Range
     from data_manager.domain.errors import DataManagerError
     from data_manager.services.conditions import NOTHING, Condition, Conditions
 
@@ -158,7 +158,7 @@ def _say_rows(batch: "Batch", output: Path | None) -> None:
 def _encoded(batch: "Batch", form: str, condition: "Condition") -> bytes:
     from msgspec import json
 
-    from data_manager.domain.condition import range_facts
+    from data_manager.domain.condition.partition import range_facts
     from data_manager.services.answering.formats import require_format
 
     notes = {"data_completeness": condition.completeness, "coverage": range_facts(condition.ranges)}
@@ -178,7 +178,7 @@ def _write(content: bytes, output: Path | None) -> None:
 
 def _say_about(answer: _Answer, series: "Series", *, as_json: bool) -> None:
     """Never rows without how complete they are. On standard error, so that what is piped is rows only."""
-    from data_manager.domain.condition import range_facts, shares_text
+    from data_manager.domain.condition.partition import range_facts, shares_text
     from data_manager.domain.health import percent
 
     page, condition = answer.page, answer.condition

@@ -20,12 +20,12 @@ from msgspec import Struct
 from msgspec.structs import astuple
 from numpy.typing import NDArray
 
-from data_manager.domain.columns import Column, Flags, Floats, Index, Ints, Mask, Texts
 from data_manager.domain.dataset import Dataset, Field, Keep, Kind, Series
-from data_manager.domain.decimals import Decimals, parse_all, parse_decimals
 from data_manager.domain.errors import Invalid
 from data_manager.domain.events import Event
-from data_manager.domain.levels import parse_levels
+from data_manager.domain.values.columns import Column, Flags, Floats, Index, Ints, Mask, Texts
+from data_manager.domain.values.decimals import Decimals, parse_all, parse_decimals
+from data_manager.domain.values.levels import parse_levels
 
 STREAM = "stream"
 """Origin of rows that came live over the bus. Everything else is history: rest:…, archive:…, job:…."""

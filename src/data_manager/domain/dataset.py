@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from msgspec import Raw, Struct
 
-from data_manager.domain.continuity import Continuity
 from data_manager.domain.errors import BadQuery
 from data_manager.domain.events import Event, Levels, Number
+from data_manager.domain.holes.continuity import Continuity
 from data_manager.domain.symbols import is_symbol
 from data_manager.domain.time import require_interval
 

@@ -6,8 +6,8 @@ adapters/binance/wire.py and a recorded payload in tests/wire.
 """
 
 from data_manager.domain import events
-from data_manager.domain.continuity import Chained, Grid, MaxSilence, Numbered, Schedule, Sparse
 from data_manager.domain.dataset import Answer, Dataset, Keep
+from data_manager.domain.holes.continuity import Chained, Grid, MaxSilence, Numbered, Schedule, Sparse
 from data_manager.domain.time import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS
 from data_manager.domain.validity import (
     at_least,

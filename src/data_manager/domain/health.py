@@ -21,7 +21,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from data_manager.domain.dataset import Dataset
-from data_manager.domain.ledger import LedgerEntry
+from data_manager.domain.holes.ledger import LedgerEntry
 from data_manager.domain.span import Span
 from data_manager.domain.time import DAY_MS, INTERVALS_MS
 

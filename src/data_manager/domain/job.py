@@ -16,10 +16,10 @@ from typing import Final, Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
-from data_manager.domain.continuity import Grid
 from data_manager.domain.dataset import Dataset
 from data_manager.domain.errors import Conflict
 from data_manager.domain.finding import Evidence
+from data_manager.domain.holes.continuity import Grid
 from data_manager.domain.span import Span, difference, intersection, union
 from data_manager.domain.time import INTERVALS_MS, floor_open_ms
 

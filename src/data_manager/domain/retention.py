@@ -10,9 +10,9 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from data_manager.domain.continuity import Chained, Continuity, Hole, Numbered
 from data_manager.domain.dataset import Dataset, Series
 from data_manager.domain.errors import BadSetting
+from data_manager.domain.holes.continuity import Chained, Continuity, Hole, Numbered
 from data_manager.domain.span import Span, difference, intersection
 from data_manager.domain.time import DAY_MS, INTERVALS_MS, floor_open_ms, next_open_ms
 

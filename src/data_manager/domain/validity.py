@@ -11,11 +11,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from data_manager.domain.columns import Texts
 from data_manager.domain.dataset import Dataset, Rule
-from data_manager.domain.decimals import Decimals
 from data_manager.domain.events import Event
 from data_manager.domain.time import DAY_MS
+from data_manager.domain.values.columns import Texts
+from data_manager.domain.values.decimals import Decimals
 
 Columns = Mapping[str, Any]
 

@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from data_manager.domain.alert import Alert, Message
 from data_manager.domain.finding import Severity
-from data_manager.domain.ledger import HoleState
+from data_manager.domain.holes.ledger import HoleState
 
 
 class OpenFindings(Struct, frozen=True, kw_only=True):

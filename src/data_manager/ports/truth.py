@@ -6,11 +6,11 @@ Writers compare and set: a change names the version it started from, so that two
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from data_manager.domain.certificate import Certificate, Ref
-from data_manager.domain.ledger import HoleState, LedgerEntry
-from data_manager.domain.life import SymbolLife
+from data_manager.domain.condition.truth import SeriesTruth, TruthChange
+from data_manager.domain.holes.ledger import HoleState, LedgerEntry
+from data_manager.domain.holes.life import SymbolLife
+from data_manager.domain.proof.certificate import Certificate, Ref
 from data_manager.domain.span import Span
-from data_manager.domain.truth import SeriesTruth, TruthChange
 
 
 class TruthStore(Protocol):

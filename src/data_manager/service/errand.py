@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from data_manager.adapters.clock import SystemClock
-from data_manager.domain.condition import EVER
+from data_manager.domain.condition.partition import EVER
 from data_manager.domain.dataset import Series
 from data_manager.domain.errors import Conflict, Corrupt, StoreLocked, Unavailable
 from data_manager.domain.job import Choice, Job

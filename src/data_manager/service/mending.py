@@ -11,9 +11,9 @@ from data_manager.adapters.clock import SystemClock
 from data_manager.adapters.resilience import Breaker
 from data_manager.domain.dataset import Series
 from data_manager.domain.errors import Conflict, Corrupt, DataManagerError, Unavailable
+from data_manager.domain.holes.life import SymbolLife
+from data_manager.domain.holes.mending import Patience
 from data_manager.domain.job import JobState
-from data_manager.domain.life import SymbolLife
-from data_manager.domain.mending import Patience
 from data_manager.domain.time import SECOND_MS
 from data_manager.ports import Lease, MetadataStore, Records, SeriesStore
 from data_manager.ports.source import Source

@@ -19,16 +19,16 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
-from data_manager.domain.condition import EVER, Flaw, Life
-from data_manager.domain.continuity import MaxSilence, Sparse
+from data_manager.domain.condition.partition import EVER, Flaw, Life
+from data_manager.domain.condition.truth import Mark, SeriesTruth, TruthChange
 from data_manager.domain.dataset import Series, parse_series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import BadQuery, Conflict, NotFound, Unavailable
 from data_manager.domain.finding import Finding, FindingKind
-from data_manager.domain.ledger import LedgerEntry
+from data_manager.domain.holes.continuity import MaxSilence, Sparse
+from data_manager.domain.holes.ledger import LedgerEntry
 from data_manager.domain.span import Span
 from data_manager.domain.time import DAY_MS, SECOND_MS
-from data_manager.domain.truth import Mark, SeriesTruth, TruthChange
 from data_manager.ports import Clock, MetaStore, SeriesStore
 from data_manager.ports.truth import TruthStore
 from data_manager.services.auditing.counting import Figures

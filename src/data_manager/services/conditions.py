@@ -12,17 +12,17 @@ from typing import Final, NamedTuple
 
 import structlog
 
-from data_manager.domain.condition import EVER, Flaw, Known, Life, Range, completeness, joined, ranges
-from data_manager.domain.condition import Condition as Word
-from data_manager.domain.continuity import Grid, MaxSilence
+from data_manager.domain.condition.partition import EVER, Flaw, Known, Life, Range, completeness, joined, ranges
+from data_manager.domain.condition.partition import Condition as Word
+from data_manager.domain.condition.truth import Mark, SeriesTruth
 from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import Corrupt, Unavailable
-from data_manager.domain.life import SymbolLife
+from data_manager.domain.holes.continuity import Grid, MaxSilence
+from data_manager.domain.holes.life import SymbolLife
 from data_manager.domain.retention import LET_GO
 from data_manager.domain.span import Span
 from data_manager.domain.time import EARLIEST_MS, INTERVALS_MS, LATEST_MS, MINUTE_MS
-from data_manager.domain.truth import Mark, SeriesTruth
 from data_manager.ports import Clock
 from data_manager.ports.truth import TruthStore
 from data_manager.services.answering.query import Page, Query

@@ -17,15 +17,15 @@ from typing import Final, Protocol
 
 import structlog
 
+from data_manager.domain.condition.truth import SeriesTruth, TruthChange
 from data_manager.domain.dataset import Series, parse_series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import Conflict, DataManagerError, NotFound, Unavailable
+from data_manager.domain.holes.ledger import HoleState, LedgerEntry, due
+from data_manager.domain.holes.mending import Patience, after_job, asked_again, given_up, healing, job_of, ripe_from_ms
 from data_manager.domain.job import OPEN, Job, Target, expected_rows, targets_joined
-from data_manager.domain.ledger import HoleState, LedgerEntry, due
-from data_manager.domain.mending import Patience, after_job, asked_again, given_up, healing, job_of, ripe_from_ms
 from data_manager.domain.span import Span, intersection, union
 from data_manager.domain.time import HOUR_MS
-from data_manager.domain.truth import SeriesTruth, TruthChange
 from data_manager.ports import Clock, LeaseLost, Records
 from data_manager.ports.truth import TruthStore
 from data_manager.services.backfilling.asking import can_be_had_again, new_job

@@ -16,9 +16,9 @@ from typing import Final, NamedTuple
 import structlog
 from msgspec import Struct
 
-from data_manager.domain.checks import CHECKS
-from data_manager.domain.columns import Ints
-from data_manager.domain.condition import Flaw, Life
+from data_manager.domain.checks.rules import CHECKS
+from data_manager.domain.condition.partition import Flaw, Life
+from data_manager.domain.condition.truth import SeriesTruth
 from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import Corrupt, NotFound
@@ -35,10 +35,10 @@ from data_manager.domain.health import (
     repair,
     window,
 )
-from data_manager.domain.ledger import LedgerEntry
+from data_manager.domain.holes.ledger import LedgerEntry
 from data_manager.domain.span import Span, union
 from data_manager.domain.time import DAY_MS, HOUR_MS
-from data_manager.domain.truth import SeriesTruth
+from data_manager.domain.values.columns import Ints
 from data_manager.ports import Clock, Extent, SeriesStore
 from data_manager.services.auditing.judging import bracketed, row_end_ms
 from data_manager.services.auditing.looking import LIVE_WITHIN_MS

@@ -20,12 +20,12 @@ from typing import Final, Literal, NamedTuple, TypeVar
 
 from msgspec.structs import replace
 
+from data_manager.domain.condition.truth import SeriesTruth
 from data_manager.domain.finding import Evidence
 from data_manager.domain.health import Grade, Overall, grade, overall, percent
-from data_manager.domain.ledger import LedgerEntry
+from data_manager.domain.holes.ledger import LedgerEntry
 from data_manager.domain.span import Span
 from data_manager.domain.time import DAY_MS, HOUR_MS, floor_open_ms
-from data_manager.domain.truth import SeriesTruth
 from data_manager.ports.health import AuditNote, Grain, HealthLog, HealthRow
 from data_manager.services.health import SeriesHealth
 

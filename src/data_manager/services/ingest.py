@@ -20,10 +20,10 @@ import numpy as np
 import structlog
 
 from data_manager.domain.batch import STREAM, Batch, Packed, Refused, pack
-from data_manager.domain.columns import Ints
 from data_manager.domain.dataset import Dataset
 from data_manager.domain.errors import Corrupt, Damaged, Rejected
 from data_manager.domain.events import Event
+from data_manager.domain.values.columns import Ints
 from data_manager.ports import Bus, Clock, Delivery, Dropped, Receipt
 from data_manager.services.dead_letters.burying import Burying, KeepDead
 from data_manager.services.ingesting.buffer import Buffer, Dead, Decode, Held, Rows

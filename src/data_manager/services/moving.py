@@ -24,11 +24,11 @@ import pyarrow.parquet as pq
 from msgspec import Struct
 
 from data_manager.domain.batch import Batch, build, empty
-from data_manager.domain.certificate import Fingerprint
-from data_manager.domain.columns import Column
 from data_manager.domain.dataset import Dataset, Kind, Series, parse_series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import BadQuery, Corrupt
+from data_manager.domain.proof.certificate import Fingerprint
+from data_manager.domain.values.columns import Column
 from data_manager.ports import Receipt, SeriesStore
 from data_manager.services.answering.pages import pages
 
@@ -141,7 +141,7 @@ def _write(folder: Path, series: Series, rows: Batch) -> Parcel:
 
 
 def content_of(batches: Sequence[Batch]) -> str:
-    """Hash of the venue's facts in these rows, given in key order; see domain/certificate.py."""
+    """Hash of the venue's facts in these rows, given in key order; see domain/proof/certificate.py."""
     fingerprint = Fingerprint(_BLOCK_KEYS)
     for batch in batches:
         fingerprint.update(batch)

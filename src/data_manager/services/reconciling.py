@@ -20,14 +20,14 @@ import structlog
 from msgspec import Struct
 
 from data_manager.domain.batch import STREAM, empty, joined, settle
-from data_manager.domain.canonical import facts
-from data_manager.domain.comparing import DIFFERENCES_MAX, Comparison, RowDifference, compare
-from data_manager.domain.crosscheck import CrossCheck, Difference
+from data_manager.domain.checks.comparing import DIFFERENCES_MAX, Comparison, RowDifference, compare
+from data_manager.domain.checks.crosscheck import CrossCheck, Difference
 from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import BadQuery
 from data_manager.domain.finding import Finding, FindingKind, finding_id
 from data_manager.domain.job import Choice
+from data_manager.domain.proof.canonical import facts
 from data_manager.domain.span import Span, difference, intersection, union
 from data_manager.domain.time import floor_open_ms, next_open_ms
 from data_manager.ports import Clock, MetaStore, SeriesStore

@@ -32,12 +32,12 @@ import numpy as np
 import structlog
 
 from data_manager.domain.batch import Batch, empty, event_ms_of, joined
-from data_manager.domain.columns import Ints, Mask
 from data_manager.domain.dataset import Series, parse_series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import BadQuery, Corrupt
 from data_manager.domain.finding import Evidence, Finding, FindingKind, found
 from data_manager.domain.time import DAY_MS
+from data_manager.domain.values.columns import Ints, Mask
 from data_manager.ports import Clock, MetaStore, SeriesStore
 from data_manager.services.watched import EVERYTHING, NO_LAG, Subject, Subjects, Times, Verdicts
 from data_manager.telemetry import Tally

@@ -10,9 +10,9 @@ import structlog
 from numpy.typing import NDArray
 
 from data_manager.domain.batch import Batch, event_ms_of
-from data_manager.domain.columns import Ints, Mask
 from data_manager.domain.dataset import Dataset, Series
 from data_manager.domain.datasets import DATASETS
+from data_manager.domain.values.columns import Ints, Mask
 
 NO_LAG: Final = np.iinfo(np.int64).max
 _AGAIN_S: Final = 10.0  # what is silent is asked about so often

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 from msgspec import Struct
 
-from data_manager.domain.bars import next_opens
+from data_manager.domain.checks.bars import next_opens
 from data_manager.domain.errors import BadQuery
 from data_manager.domain.time import DAY_MS, INTERVALS_MS, MINUTE_MS, datetime_of, ms_of, next_open_ms, parse_time
 from data_manager.simulator import bars, path

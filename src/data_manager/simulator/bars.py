@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from data_manager.domain.bars import opens_of
+from data_manager.domain.checks.bars import opens_of
 from data_manager.simulator.noise import Index
 from data_manager.simulator.tape import Aggregates
 

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from data_manager.domain.bars import next_opens, opens_of
+from data_manager.domain.checks.bars import next_opens, opens_of
 from data_manager.domain.time import DAY_MS, HOUR_MS, INTERVALS_MS, MINUTE_MS, floor_open_ms
 from data_manager.simulator import bars, path
 from data_manager.simulator.bars import Rows

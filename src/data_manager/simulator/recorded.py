@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from msgspec import Raw, Struct
 
-from data_manager.domain.bars import opens_of
+from data_manager.domain.checks.bars import opens_of
 from data_manager.domain.errors import BadQuery, Corrupt, NotFound
 from data_manager.domain.time import MINUTE_MS
 from data_manager.simulator import bars

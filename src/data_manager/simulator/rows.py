@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from data_manager.domain.bars import next_opens
+from data_manager.domain.checks.bars import next_opens
 from data_manager.domain.time import DAY_MS, MINUTE_MS
 from data_manager.simulator import bars
 from data_manager.simulator.answers import Units, decimal

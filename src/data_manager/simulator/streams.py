@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from data_manager.domain.bars import next_opens, opens_of
+from data_manager.domain.checks.bars import next_opens, opens_of
 from data_manager.domain.time import INTERVALS_MS, SECOND_MS
 from data_manager.simulator import bars, path, rows
 from data_manager.simulator.answers import Units, decimal

@@ -10,13 +10,13 @@ import numpy as np
 from data_manager.adapters.binance.archive_rows import LAYOUTS, Origin, batch_of
 from data_manager.adapters.binance.archive_table import Survey
 from data_manager.adapters.binance.archive_taking import Taken
-from data_manager.domain.bars import opens_of
 from data_manager.domain.batch import Batch, Packed, Refused, joined, settle
-from data_manager.domain.columns import Column
-from data_manager.domain.decimals import Decimals
+from data_manager.domain.checks.bars import opens_of
 from data_manager.domain.errors import Invalid
 from data_manager.domain.span import Span
 from data_manager.domain.time import DAY_MS
+from data_manager.domain.values.columns import Column
+from data_manager.domain.values.decimals import Decimals
 from data_manager.ports.source import Fetched
 
 

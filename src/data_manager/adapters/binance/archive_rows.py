@@ -14,11 +14,11 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from data_manager.domain.batch import Batch, Packed, checked
-from data_manager.domain.columns import Column, Flags, Ints, Mask, Texts
 from data_manager.domain.dataset import Field, Keep, Kind, Series
 from data_manager.domain.datasets import DATASETS
-from data_manager.domain.decimals import Decimals, parse_array
 from data_manager.domain.time import EARLIEST_MS, HOUR_MS, LATEST_MS
+from data_manager.domain.values.columns import Column, Flags, Ints, Mask, Texts
+from data_manager.domain.values.decimals import Decimals, parse_array
 
 REFUSED_MAX: Final = 100
 """Refused rows that a piece tells one by one."""

@@ -15,11 +15,11 @@ from data_manager.adapters.binance.http import Http
 from data_manager.adapters.binance.listings import Listing, Listings
 from data_manager.adapters.binance.rest_candles import candles, mark_prices
 from data_manager.adapters.binance.rest_funding import funding_rates
-from data_manager.domain.condition import Life
+from data_manager.domain.condition.partition import Life
 from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import BadQuery
-from data_manager.domain.life import SymbolLife
+from data_manager.domain.holes.life import SymbolLife
 from data_manager.domain.span import Span
 from data_manager.ports.source import Fetched, Offer, Wanted
 

@@ -17,7 +17,7 @@ from msgspec.structs import force_setattr
 from data_manager.adapters.binance.wire_words import Place
 from data_manager.domain.errors import Invalid, Rejected, UnknownKind
 from data_manager.domain.events import Depth, Event, Pairs
-from data_manager.domain.levels import plain_levels
+from data_manager.domain.values.levels import plain_levels
 
 _MOST_LEVELS = 20
 _SIDE = JsonDecoder(list[tuple[str, str]])

@@ -15,7 +15,7 @@ from data_manager.adapters.meta.tables import alert_messages, alerts, findings, 
 from data_manager.domain.alert import Alert, Message
 from data_manager.domain.errors import BadQuery, Corrupt
 from data_manager.domain.finding import Evidence, FindingKind, Severity
-from data_manager.domain.ledger import HoleState
+from data_manager.domain.holes.ledger import HoleState
 from data_manager.ports.alerts import LiveHoles, OpenFindings
 
 _AT_ONCE: Final = 500  # ids in one question

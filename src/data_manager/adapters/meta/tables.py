@@ -142,7 +142,7 @@ coverage = Table(
     metadata,
     Column("series", String(128), primary_key=True),  # a series id
     Column("version", BigInteger, nullable=False),  # one more at each change
-    Column("looked_ms", BigInteger, nullable=False),  # this and the next six: see domain/truth.py
+    Column("looked_ms", BigInteger, nullable=False),  # this and the next six: see domain/condition/truth.py
     Column("swept_ms", BigInteger, nullable=False),
     Column("until_ms", BigInteger),
     Column("from_ms", BigInteger),
@@ -158,7 +158,7 @@ coverage = Table(
 holes = Table(
     "holes",
     metadata,
-    Column("id", String(32), primary_key=True),  # see domain/ledger.py
+    Column("id", String(32), primary_key=True),  # see domain/holes/ledger.py
     Column("series", String(128), nullable=False),
     Column("kind", String(16), nullable=False),
     Column("start_ms", BigInteger, nullable=False),

@@ -19,15 +19,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from data_manager.adapters.meta.database import Database, T, Work
 from data_manager.adapters.meta.tables import certificates, coverage, holes, lives, upsert
-from data_manager.domain.certificate import Certificate, Ref
-from data_manager.domain.condition import Flaw, Life
-from data_manager.domain.coverage import Audited
+from data_manager.domain.condition.coverage import Audited
+from data_manager.domain.condition.partition import Flaw, Life
+from data_manager.domain.condition.truth import Mark, SeriesTruth, TruthChange
 from data_manager.domain.errors import BadQuery, Conflict, Corrupt
-from data_manager.domain.ledger import HoleState, LedgerEntry, Step
-from data_manager.domain.life import SymbolLife
+from data_manager.domain.holes.ledger import HoleState, LedgerEntry, Step
+from data_manager.domain.holes.life import SymbolLife
+from data_manager.domain.proof.certificate import Certificate, Ref
 from data_manager.domain.retention import LetGo
 from data_manager.domain.span import Span
-from data_manager.domain.truth import Mark, SeriesTruth, TruthChange
 
 _AT_ONCE: Final = 500  # names in one question
 _IN_TIME: Final = (holes.c.series, holes.c.start_ms, holes.c.id)

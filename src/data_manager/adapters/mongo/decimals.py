@@ -14,15 +14,15 @@ import numpy as np
 from bson.decimal128 import Decimal128
 from numpy.typing import NDArray
 
-from data_manager.domain.columns import absent_of
-from data_manager.domain.decimals import Decimals, narrow_scales, parse_decimals
+from data_manager.domain.values.columns import absent_of
+from data_manager.domain.values.decimals import Decimals, narrow_scales, parse_decimals
 
 _BIAS = 6176
 _EXPONENT_AT = 49  # the exponent's lowest bit in the high word; below it are the coefficient's upper bits
 _SIGN = np.uint64(1 << 63)
 _SPECIAL = np.uint64(3 << 61)  # both set: a not-a-number, an infinity, or a form nobody writes
 _UPPER = np.uint64((1 << _EXPONENT_AT) - 1)
-_SCALE_MAX = 36  # as domain/decimals: longer fractions keep their text
+_SCALE_MAX = 36  # as domain/values/decimals: longer fractions keep their text
 
 
 def encode_decimals(column: Decimals, *, exact: bool) -> list[Any]:

@@ -20,11 +20,11 @@ from bson.errors import BSONError
 from data_manager.adapters.mongo.decimals import decode_decimals, encode_decimals
 from data_manager.adapters.mongo.layout import Document, collection_of, ids_of, is_time, key_of
 from data_manager.domain.batch import Batch, build, empty
-from data_manager.domain.columns import Column
 from data_manager.domain.dataset import Dataset, Field, Kind, Series
-from data_manager.domain.decimals import Decimals
 from data_manager.domain.errors import Corrupt, DamagedRows
-from data_manager.domain.levels import Levels
+from data_manager.domain.values.columns import Column
+from data_manager.domain.values.decimals import Decimals
+from data_manager.domain.values.levels import Levels
 
 
 def encode(batch: Batch, *, exact: bool) -> list[Document]:

@@ -19,12 +19,12 @@ from bson.datetime_ms import DatetimeMS
 from bson.int64 import Int64
 
 from data_manager.domain.batch import Batch
-from data_manager.domain.columns import Column
 from data_manager.domain.dataset import MARKETS, Dataset, Field, Kind, Series, make_series, parse_series
 from data_manager.domain.datasets import DATASETS
-from data_manager.domain.decimals import Decimals
 from data_manager.domain.errors import BadQuery
 from data_manager.domain.span import Span
+from data_manager.domain.values.columns import Column
+from data_manager.domain.values.decimals import Decimals
 
 Document = dict[str, Any]
 

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_manager.domain.batch import Batch, event_ms_of, joined, key_parts, live_rows, ranks
-from data_manager.domain.columns import Mask
 from data_manager.domain.dataset import Keep, Series
+from data_manager.domain.values.columns import Mask
 from data_manager.ports import Receipt
 
 NO_KEY = np.iinfo(np.int64).min

@@ -19,11 +19,11 @@ from data_manager.adapters.store.chunks import decode
 from data_manager.adapters.store.reading import ChunkRef, Load, Question, Segment, clusters, read
 from data_manager.adapters.store.rows import Catalog, unpack_rows
 from data_manager.domain.batch import Batch, empty, joined
-from data_manager.domain.columns import Column
 from data_manager.domain.dataset import Dataset, Series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import Corrupt, DamagedRows
 from data_manager.domain.span import Span
+from data_manager.domain.values.columns import Column
 from data_manager.ports import Extent, StoreSizes
 
 T = TypeVar("T")

@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Collection
 from threading import Lock
 
-from data_manager.domain.columns import Column
+from data_manager.domain.values.columns import Column
 
 
 class NotCached(LookupError):

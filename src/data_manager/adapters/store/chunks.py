@@ -21,10 +21,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from data_manager.domain.columns import Column, Flags, Floats, Ints, Mask, Texts
-from data_manager.domain.decimals import Decimals, narrow_scales
 from data_manager.domain.errors import Corrupt
-from data_manager.domain.levels import Levels
+from data_manager.domain.values.columns import Column, Flags, Floats, Ints, Mask, Texts
+from data_manager.domain.values.decimals import Decimals, narrow_scales
+from data_manager.domain.values.levels import Levels
 
 _WIDTHS = (np.int8, np.int16, np.int32, np.int64)
 _SMALL = 64  # bytes below which compressing costs more than it saves

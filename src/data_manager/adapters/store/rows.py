@@ -13,9 +13,9 @@ import numpy as np
 
 from data_manager.adapters.store.chunks import decode, encode
 from data_manager.domain.batch import Batch
-from data_manager.domain.columns import Column, Ints
 from data_manager.domain.dataset import Dataset, Series
 from data_manager.domain.errors import Corrupt
+from data_manager.domain.values.columns import Column, Ints
 
 _SID = "#series"
 

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from data_manager.domain.alert import Alarm, Alert
 from data_manager.domain.finding import Evidence, Finding, FindingKind, Severity
-from data_manager.domain.ledger import HoleState
+from data_manager.domain.holes.ledger import HoleState
 from data_manager.domain.time import HOUR_MS, iso
 from data_manager.ports.alerts import LiveHoles, OpenFindings
 from data_manager.services.health import SeriesHealth

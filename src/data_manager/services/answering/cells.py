@@ -16,9 +16,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data_manager.domain.columns import Ints, Mask
-from data_manager.domain.decimals import Decimals
 from data_manager.domain.time import DAY_MS, EARLIEST_MS, LATEST_MS, MINUTE_MS
+from data_manager.domain.values.columns import Ints, Mask
+from data_manager.domain.values.decimals import Decimals
 
 Cells = NDArray[np.uint8]
 """(rows, width): one text per row, NUL where it is shorter than the width."""

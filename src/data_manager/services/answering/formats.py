@@ -22,12 +22,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_manager.domain.batch import Batch
-from data_manager.domain.columns import Column, Flags, Floats, Ints, Mask, Texts
 from data_manager.domain.dataset import Answer
-from data_manager.domain.decimals import Decimals
 from data_manager.domain.errors import BadQuery
-from data_manager.domain.levels import Levels
 from data_manager.domain.time import EARLIEST_MS, iso
+from data_manager.domain.values.columns import Column, Flags, Floats, Ints, Mask, Texts
+from data_manager.domain.values.decimals import Decimals
+from data_manager.domain.values.levels import Levels
 from data_manager.services.answering.cells import Member, Piece, lines, numbers, texts, times
 
 _BLOCK_ROWS = 4_096  # rows written at once: the page of bytes stays in the processor's cache

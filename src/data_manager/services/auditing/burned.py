@@ -14,10 +14,10 @@ from typing import Final
 import numpy as np
 
 from data_manager.domain.batch import STREAM, Batch
-from data_manager.domain.columns import Texts
-from data_manager.domain.continuity import Hole, Numbered
 from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import DATASETS
+from data_manager.domain.holes.continuity import Hole, Numbered
+from data_manager.domain.values.columns import Texts
 from data_manager.ports import SeriesStore
 
 _ROWS_AT_ONCE: Final = 200_000

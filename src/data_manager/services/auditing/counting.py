@@ -4,8 +4,8 @@ from bisect import bisect_left
 from collections import Counter
 from typing import Final
 
+from data_manager.domain.condition.truth import SeriesTruth
 from data_manager.domain.dataset import Series
-from data_manager.domain.truth import SeriesTruth
 from data_manager.services.auditing.looking import Crossed
 
 CYCLE_S: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0)

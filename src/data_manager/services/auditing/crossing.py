@@ -10,13 +10,13 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from data_manager.domain.batch import Batch, joined, settle
-from data_manager.domain.coverage import aligned
-from data_manager.domain.crosscheck import CrossCheck, Judge, judges_of
+from data_manager.domain.checks.crosscheck import CrossCheck, Judge, judges_of
+from data_manager.domain.condition.coverage import aligned
+from data_manager.domain.condition.truth import Mark, SeriesTruth
 from data_manager.domain.dataset import Series
-from data_manager.domain.ledger import LedgerEntry
+from data_manager.domain.holes.ledger import LedgerEntry
 from data_manager.domain.span import Span
 from data_manager.domain.time import DAY_MS, EARLIEST_MS, HOUR_MS, INTERVALS_MS, LATEST_MS, MINUTE_MS, next_open_ms
-from data_manager.domain.truth import Mark, SeriesTruth
 from data_manager.ports import Clock, SeriesStore
 from data_manager.services.auditing.looking import Looked
 

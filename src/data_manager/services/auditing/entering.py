@@ -3,20 +3,20 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from data_manager.domain.checks import Offence
-from data_manager.domain.condition import EVER, Flaw, Life
-from data_manager.domain.continuity import Hole
-from data_manager.domain.coverage import Audited, Result, added, without
-from data_manager.domain.crosscheck import Difference
+from data_manager.domain.checks.crosscheck import Difference
+from data_manager.domain.checks.rules import Offence
+from data_manager.domain.condition.coverage import Audited, Result, added, without
+from data_manager.domain.condition.partition import EVER, Flaw, Life
+from data_manager.domain.condition.truth import Mark, SeriesTruth, TruthChange
 from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.finding import Evidence, FindingKind
-from data_manager.domain.ledger import HoleState, LedgerEntry, moved
-from data_manager.domain.reconcile import ChangeKind, reconciled
+from data_manager.domain.holes.changes import ChangeKind, reconciled
+from data_manager.domain.holes.continuity import Hole
+from data_manager.domain.holes.ledger import HoleState, LedgerEntry, moved
 from data_manager.domain.retention import LetGo, grown, spans_of, still_gone, unexplained
 from data_manager.domain.span import Span, difference, intersection
 from data_manager.domain.time import MINUTE_MS
-from data_manager.domain.truth import Mark, SeriesTruth, TruthChange
 
 RULE_VERSION: Final = 2
 """Of the rules an audit judges by. Raise it when they change: what older ones said is then unverified, until the next

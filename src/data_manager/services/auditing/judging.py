@@ -18,13 +18,13 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from data_manager.domain.batch import Batch
-from data_manager.domain.columns import Ints, Texts
-from data_manager.domain.continuity import Chained, Continuity, Grid, Hole, Numbered, Schedule, Sparse
 from data_manager.domain.dataset import Dataset, Series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import Corrupt
+from data_manager.domain.holes.continuity import Chained, Continuity, Grid, Hole, Numbered, Schedule, Sparse
 from data_manager.domain.span import Span
 from data_manager.domain.time import DAY_MS, INTERVALS_MS, floor_open_ms, next_open_ms
+from data_manager.domain.values.columns import Ints, Texts
 
 REREAD: Final = 32
 """Rows looked at again by the next audit: what comes a little late lands there, and checks see neighbours."""

@@ -15,20 +15,20 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from data_manager.domain.batch import Batch, joined, settle
-from data_manager.domain.checks import CHECKS, Offence, check
-from data_manager.domain.columns import Ints
-from data_manager.domain.condition import EVER, Life
-from data_manager.domain.continuity import Hole, MaxSilence, Schedule, Sparse
-from data_manager.domain.coverage import aligned
-from data_manager.domain.crosscheck import CrossCheck, empty_bars, fills_of
+from data_manager.domain.checks.crosscheck import CrossCheck, empty_bars, fills_of
+from data_manager.domain.checks.rules import CHECKS, Offence, check
+from data_manager.domain.condition.coverage import aligned
+from data_manager.domain.condition.partition import EVER, Life
+from data_manager.domain.condition.truth import Mark, SeriesTruth
 from data_manager.domain.dataset import Dataset, Series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import Corrupt, DamagedRows
-from data_manager.domain.ledger import HoleState
-from data_manager.domain.life import lived
+from data_manager.domain.holes.continuity import Hole, MaxSilence, Schedule, Sparse
+from data_manager.domain.holes.ledger import HoleState
+from data_manager.domain.holes.life import lived
 from data_manager.domain.span import Span, intersection, union
 from data_manager.domain.time import DAY_MS, EARLIEST_MS, HOUR_MS, LATEST_MS, MINUTE_MS
-from data_manager.domain.truth import Mark, SeriesTruth
+from data_manager.domain.values.columns import Ints
 from data_manager.ports import Extent, SeriesStore
 from data_manager.services.auditing.burned import less_burned
 from data_manager.services.auditing.entering import Entering

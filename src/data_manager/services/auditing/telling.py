@@ -4,10 +4,10 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Final
 
-from data_manager.domain.condition import Flaw
+from data_manager.domain.condition.partition import Flaw
 from data_manager.domain.finding import Evidence, Finding, FindingKind, Severity, finding_id
-from data_manager.domain.ledger import HoleState, LedgerEntry
-from data_manager.domain.reconcile import described
+from data_manager.domain.holes.changes import described
+from data_manager.domain.holes.ledger import HoleState, LedgerEntry
 from data_manager.domain.span import Span
 from data_manager.services.auditing.entering import DISPUTED, Entering
 

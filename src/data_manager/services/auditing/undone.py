@@ -8,7 +8,7 @@ from typing import Final
 
 import structlog
 
-from data_manager.domain.coverage import Result
+from data_manager.domain.condition.coverage import Result
 from data_manager.domain.errors import Corrupt, DamagedRows
 from data_manager.domain.finding import Finding, FindingKind
 from data_manager.domain.span import Span

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 from uuid import uuid4
 
-from data_manager.domain.condition import Life
+from data_manager.domain.condition.partition import Life
 from data_manager.domain.dataset import Dataset, Series, make_series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import BadQuery

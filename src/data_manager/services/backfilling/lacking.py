@@ -12,9 +12,9 @@ from typing import Final
 import numpy as np
 from msgspec import Struct
 
-from data_manager.domain.continuity import Grid, Hole, Numbered, Schedule
 from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import DATASETS
+from data_manager.domain.holes.continuity import Grid, Hole, Numbered, Schedule
 from data_manager.domain.job import Absent
 from data_manager.domain.span import Span, intersection
 from data_manager.domain.time import HOUR_MS

@@ -10,16 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from data_manager.domain.continuity import MaxSilence
-from data_manager.domain.coverage import Result, uncovered
+from data_manager.domain.condition.coverage import Result, uncovered
+from data_manager.domain.condition.truth import SeriesTruth
 from data_manager.domain.dataset import Series, parse_series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.finding import Finding, FindingKind
+from data_manager.domain.holes.continuity import MaxSilence
 from data_manager.domain.job import Job, JobState, Target
 from data_manager.domain.span import Span, intersection
 from data_manager.domain.span import difference as rest_of
 from data_manager.domain.time import HOUR_MS, INTERVALS_MS, floor_open_ms, next_open_ms
-from data_manager.domain.truth import SeriesTruth
 from data_manager.ports import Clock, Records
 from data_manager.services.auditing.entering import RULE_VERSION
 from data_manager.services.backfilling.asking import can_be_had_again, new_job, whole

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from data_manager.domain import job as jobs
-from data_manager.domain.condition import EVER
+from data_manager.domain.condition.partition import EVER
 from data_manager.domain.dataset import Series
 from data_manager.domain.errors import Conflict, NotFound
 from data_manager.domain.job import Choice, Job, JobState, Target

@@ -18,11 +18,11 @@ import numpy as np
 from msgspec.structs import replace
 
 from data_manager.domain.batch import Batch
-from data_manager.domain.continuity import Numbered
 from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import BadQuery, NotFound
 from data_manager.domain.finding import Evidence
+from data_manager.domain.holes.continuity import Numbered
 from data_manager.domain.job import Absent, Piece, Target, expected_rows
 from data_manager.domain.span import Span, difference, intersection
 from data_manager.ports import Clock

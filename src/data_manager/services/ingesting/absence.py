@@ -22,11 +22,11 @@ import numpy as np
 from msgspec import Struct
 
 from data_manager.domain.batch import Batch, live_rows
-from data_manager.domain.columns import Ints
-from data_manager.domain.continuity import Columns, Hole, MaxSilence, Sparse
 from data_manager.domain.dataset import Dataset, Series
+from data_manager.domain.holes.continuity import Columns, Hole, MaxSilence, Sparse
 from data_manager.domain.span import Span
 from data_manager.domain.time import INTERVALS_MS, floor_open_ms
+from data_manager.domain.values.columns import Ints
 from data_manager.ports import Extent
 
 _BACKS_MAX: Final = (

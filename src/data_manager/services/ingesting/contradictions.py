@@ -20,14 +20,14 @@ import structlog
 from numpy.typing import NDArray
 
 from data_manager.domain.batch import STREAM, Batch, joined, pack
-from data_manager.domain.columns import Index
-from data_manager.domain.comparing import RowDifference, compare
+from data_manager.domain.checks.comparing import RowDifference, compare
+from data_manager.domain.checks.revisions import conflicts
 from data_manager.domain.dataset import Dataset, Keep, Series
 from data_manager.domain.errors import Corrupt
 from data_manager.domain.events import Event
 from data_manager.domain.finding import Finding, FindingKind, finding_id
-from data_manager.domain.revisions import conflicts
 from data_manager.domain.time import HOUR_MS
+from data_manager.domain.values.columns import Index
 from data_manager.ports import Clock, SeriesStore
 
 WAITING_MAX: Final = 10_000

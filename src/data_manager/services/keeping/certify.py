@@ -16,15 +16,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-from data_manager.domain.certificate import Certificate, Contents, Fingerprint, KnownHole, block_keys, issue
-from data_manager.domain.checking import Checking
-from data_manager.domain.condition import Condition as Word
+from data_manager.domain.checks.paging import Checking
+from data_manager.domain.condition.partition import Condition as Word
+from data_manager.domain.condition.truth import SeriesTruth
 from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import BadQuery, Conflict, NotFound
+from data_manager.domain.proof.certificate import Certificate, Contents, Fingerprint, KnownHole, block_keys, issue
 from data_manager.domain.retention import LET_GO
 from data_manager.domain.span import Span
-from data_manager.domain.truth import SeriesTruth
 from data_manager.ports import Clock, LeaseLost, SeriesStore
 from data_manager.ports.truth import TruthStore
 from data_manager.services.answering.pages import pages

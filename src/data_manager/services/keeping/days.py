@@ -12,16 +12,16 @@ from typing import Final
 import structlog
 from msgspec import Struct
 
-from data_manager.domain.condition import Condition as Word
-from data_manager.domain.condition import Range
+from data_manager.domain.condition.partition import Condition as Word
+from data_manager.domain.condition.partition import Range
+from data_manager.domain.condition.truth import SeriesTruth
 from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import Corrupt
-from data_manager.domain.ledger import HoleState, LedgerEntry
+from data_manager.domain.holes.ledger import HoleState, LedgerEntry
 from data_manager.domain.retention import piece_of
 from data_manager.domain.span import Span
 from data_manager.domain.time import HOUR_MS, MINUTE_MS
-from data_manager.domain.truth import SeriesTruth
 from data_manager.ports import Clock, SeriesStore
 from data_manager.ports.truth import TruthStore
 from data_manager.services.conditions import Conditions

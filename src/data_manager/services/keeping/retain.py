@@ -21,17 +21,17 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
-from data_manager.domain.certificate import Certificate
-from data_manager.domain.columns import Ints
+from data_manager.domain.condition.truth import Mark, SeriesTruth
 from data_manager.domain.dataset import Series, parse_series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import Conflict, Corrupt, NotFound, Unavailable
 from data_manager.domain.finding import Finding, FindingKind
 from data_manager.domain.lineage import LineageRecord, lineage_id
+from data_manager.domain.proof.certificate import Certificate
 from data_manager.domain.retention import Days, LetGo, grown, kept_days, piece_of
 from data_manager.domain.span import Span
 from data_manager.domain.time import DAY_MS
-from data_manager.domain.truth import Mark, SeriesTruth
+from data_manager.domain.values.columns import Ints
 from data_manager.ports import Clock, LeaseLost, Records, SeriesStore
 from data_manager.services.answering.pages import pages
 from data_manager.services.auditing.entering import Entering

@@ -5,8 +5,8 @@ from typing import Any
 
 from msgspec import structs
 
-from data_manager.domain.certificate import Certificate
 from data_manager.domain.lineage import LineageRecord
+from data_manager.domain.proof.certificate import Certificate
 from data_manager.services.keeping.retain import Retained
 from data_manager.services.keeping.verify import Proof, speed
 

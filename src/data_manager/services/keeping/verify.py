@@ -8,11 +8,11 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-from data_manager.domain.certificate import Certificate, id_of
 from data_manager.domain.dataset import Series, parse_series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import BadQuery, Corrupt, NotFound
-from data_manager.domain.locate import Mismatch, Verifier
+from data_manager.domain.proof.certificate import Certificate, id_of
+from data_manager.domain.proof.locate import Mismatch, Verifier
 from data_manager.domain.retention import LetGo
 from data_manager.domain.span import Span
 from data_manager.ports import Clock, SeriesStore

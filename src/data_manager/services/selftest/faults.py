@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 from msgspec import Struct
 from msgspec.structs import replace
 
-from data_manager.domain.continuity import Chained, Continuity, Grid, MaxSilence, Numbered
+from data_manager.domain.holes.continuity import Chained, Continuity, Grid, MaxSilence, Numbered
 from data_manager.domain.time import DAY_MS, HOUR_MS, INTERVALS_MS, SECOND_MS
 from data_manager.services.selftest.tape import Message, Told
 

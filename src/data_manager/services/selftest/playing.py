@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import Final, NamedTuple
 
-from data_manager.domain.canonical import row_hashes, streams
+from data_manager.domain.condition.truth import SeriesTruth
 from data_manager.domain.dataset import Dataset, Series
 from data_manager.domain.events import Event
 from data_manager.domain.finding import Finding
+from data_manager.domain.proof.canonical import row_hashes, streams
 from data_manager.domain.time import SECOND_MS
-from data_manager.domain.truth import SeriesTruth
 from data_manager.ports import BusState, Clock, DeadLetter, Delivery, Dropped, Records, SeriesStore
 from data_manager.services.audit import Auditor
 from data_manager.services.ingest import PathOf, Ports, ingest

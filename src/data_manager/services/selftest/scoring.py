@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.finding import Finding, FindingKind
-from data_manager.domain.ledger import LedgerEntry
+from data_manager.domain.holes.ledger import LedgerEntry
 from data_manager.domain.time import MINUTE_MS
 from data_manager.services.selftest.faults import Faulty, Missing, Put
 from data_manager.services.selftest.playing import Played

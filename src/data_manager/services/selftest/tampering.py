@@ -8,8 +8,8 @@ from typing import Final
 import numpy as np
 
 from data_manager.domain.batch import Batch, build
-from data_manager.domain.canonical import facts
 from data_manager.domain.dataset import Kind
+from data_manager.domain.proof.canonical import facts
 from data_manager.domain.span import Span
 from data_manager.ports import SeriesStore
 from data_manager.services.conditions import Conditions

@@ -23,14 +23,14 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from data_manager.domain.bars import is_market, next_opens, opens_of
 from data_manager.domain.batch import STREAM, Batch, same_key_as_before
-from data_manager.domain.columns import Ints, Mask, Texts
-from data_manager.domain.decimals import Decimals
-from data_manager.domain.exact import exact
-from data_manager.domain.levels import Levels
-from data_manager.domain.spikes import spikes
+from data_manager.domain.checks.bars import is_market, next_opens, opens_of
+from data_manager.domain.checks.spikes import spikes
 from data_manager.domain.time import EARLIEST_MS, LATEST_MS, MINUTE_MS, SECOND_MS
+from data_manager.domain.values.columns import Ints, Mask, Texts
+from data_manager.domain.values.decimals import Decimals
+from data_manager.domain.values.exact import exact
+from data_manager.domain.values.levels import Levels
 
 Severity = Literal["info", "warning", "critical"]
 

@@ -25,14 +25,22 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from data_manager.domain.bars import Bars, bars_of_candles, bars_of_fills, gather, is_market, next_opens, opens_of
 from data_manager.domain.batch import Batch
-from data_manager.domain.columns import Flags, Ints, Mask
+from data_manager.domain.checks.bars import (
+    Bars,
+    bars_of_candles,
+    bars_of_fills,
+    gather,
+    is_market,
+    next_opens,
+    opens_of,
+)
 from data_manager.domain.dataset import Series
-from data_manager.domain.decimals import Decimals
-from data_manager.domain.exact import Exact, exact, minus, plus, raised, unlike
 from data_manager.domain.span import Span, union
 from data_manager.domain.time import DAY_MS, INTERVALS_MS
+from data_manager.domain.values.columns import Flags, Ints, Mask
+from data_manager.domain.values.decimals import Decimals
+from data_manager.domain.values.exact import Exact, exact, minus, plus, raised, unlike
 
 DIFFERENCES_MAX: Final = 1_000
 AGGREGATION_MS: Final = 100

@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from data_manager.domain.columns import Index, Mask, absent_of, join_masks, same_absent, take_mask
-from data_manager.domain.numerals import read_plain
+from data_manager.domain.values.columns import Index, Mask, absent_of, join_masks, same_absent, take_mask
+from data_manager.domain.values.numerals import read_plain
 
 DIGITS_MAX = 34
 """Significant digits we take: what Decimal128 can hold, so that every store can."""

@@ -7,8 +7,8 @@ from typing import Final
 
 from msgspec import Struct
 
-from data_manager.domain.condition import EVER, Condition, Life, Range, completeness
-from data_manager.domain.ledger import LedgerEntry
+from data_manager.domain.condition.partition import EVER, Condition, Life, Range, completeness
+from data_manager.domain.holes.ledger import LedgerEntry
 from data_manager.domain.span import Span
 from data_manager.domain.time import DAY_MS
 

@@ -1,4 +1,4 @@
-"""The checks of checks.py over rows that come page by page; what lies across two pages is judged like the rest."""
+"""The checks of rules.py over rows that come page by page; what lies across two pages is judged like the rest."""
 
 from collections import Counter
 from typing import Final
@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 
 from data_manager.domain.batch import Batch, joined
-from data_manager.domain.checks import CHECKS, Check
+from data_manager.domain.checks.rules import CHECKS, Check
 from data_manager.domain.dataset import Dataset
 
 _NEIGHBOURS: Final = 32

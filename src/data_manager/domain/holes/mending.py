@@ -17,8 +17,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from data_manager.domain.finding import Evidence
+from data_manager.domain.holes.ledger import HoleState, LedgerEntry, Step, moved
 from data_manager.domain.job import Absent, Job, JobState
-from data_manager.domain.ledger import HoleState, LedgerEntry, Step, moved
 from data_manager.domain.span import Span, difference
 from data_manager.domain.time import DAY_MS, HOUR_MS, MINUTE_MS
 

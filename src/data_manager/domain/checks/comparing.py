@@ -15,9 +15,9 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from data_manager.domain.batch import Batch, joined, key_parts
-from data_manager.domain.canonical import facts
-from data_manager.domain.columns import Column, Ints, Mask, Texts
-from data_manager.domain.decimals import Decimals
+from data_manager.domain.proof.canonical import facts
+from data_manager.domain.values.columns import Column, Ints, Mask, Texts
+from data_manager.domain.values.decimals import Decimals
 
 DIFFERENCES_MAX: Final = 1_000
 """Differences named one by one; all are counted."""

@@ -21,10 +21,10 @@ from enum import Enum
 
 from msgspec import Struct
 
-from data_manager.domain.coverage import Audited, Result, newest
-from data_manager.domain.ledger import HoleState, LedgerEntry
+from data_manager.domain.condition.coverage import Audited, Result, newest
+from data_manager.domain.condition.sweep import uppermost
+from data_manager.domain.holes.ledger import HoleState, LedgerEntry
 from data_manager.domain.span import Span, difference, intersection
-from data_manager.domain.sweep import uppermost
 
 
 class Condition(Enum):

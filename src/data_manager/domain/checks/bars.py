@@ -7,10 +7,10 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from data_manager.domain.batch import Batch
-from data_manager.domain.columns import Ints, Mask, Texts
-from data_manager.domain.decimals import Decimals
-from data_manager.domain.exact import Exact, exact, extremes, sums, times
 from data_manager.domain.time import INTERVALS_MS, floor_open_ms
+from data_manager.domain.values.columns import Ints, Mask, Texts
+from data_manager.domain.values.decimals import Decimals
+from data_manager.domain.values.exact import Exact, exact, extremes, sums, times
 
 Index = NDArray[np.int64]
 

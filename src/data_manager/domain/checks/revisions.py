@@ -3,9 +3,9 @@
 import numpy as np
 
 from data_manager.domain.batch import Batch, joined, key_parts
-from data_manager.domain.canonical import facts
-from data_manager.domain.columns import Texts
-from data_manager.domain.crosscheck import Difference
+from data_manager.domain.checks.crosscheck import Difference
+from data_manager.domain.proof.canonical import facts
+from data_manager.domain.values.columns import Texts
 
 
 def conflicts(held: Batch, revised: Batch) -> list[Difference]:

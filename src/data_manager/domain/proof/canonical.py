@@ -23,11 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_manager.domain.batch import Batch
-from data_manager.domain.columns import Column, Flags, Floats, Ints, Texts
 from data_manager.domain.dataset import Dataset, Field
-from data_manager.domain.decimals import Decimals
-from data_manager.domain.exact import digits
-from data_manager.domain.levels import Levels
+from data_manager.domain.values.columns import Column, Flags, Floats, Ints, Texts
+from data_manager.domain.values.decimals import Decimals
+from data_manager.domain.values.exact import digits
+from data_manager.domain.values.levels import Levels
 
 FORM: Final = 1
 """Version of the form above: contents of different forms cannot be compared."""

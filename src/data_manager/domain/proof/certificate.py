@@ -21,10 +21,10 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from data_manager.domain.batch import Batch, joined
-from data_manager.domain.canonical import FORM, row_hashes, streams
-from data_manager.domain.columns import Ints, Texts
 from data_manager.domain.errors import Corrupt
+from data_manager.domain.proof.canonical import FORM, row_hashes, streams
 from data_manager.domain.span import Span
+from data_manager.domain.values.columns import Ints, Texts
 
 ROWS_PER_BLOCK: Final = 4_096
 _BLOCK_KEYS_MAX: Final = 2**32  # places in a block must be small against 64 bits, see locate.py

@@ -8,9 +8,18 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from data_manager.domain.batch import Batch
-from data_manager.domain.canonical import FORM
-from data_manager.domain.certificate import Block, Certificate, Contents, Fingerprint, Hashes, Keys, id_of, moments
 from data_manager.domain.errors import BadQuery, Corrupt
+from data_manager.domain.proof.canonical import FORM
+from data_manager.domain.proof.certificate import (
+    Block,
+    Certificate,
+    Contents,
+    Fingerprint,
+    Hashes,
+    Keys,
+    id_of,
+    moments,
+)
 
 _MASK: Final = 2**64 - 1
 

@@ -2,9 +2,9 @@
 
 from msgspec import Struct
 
-from data_manager.domain.condition import Flaw
-from data_manager.domain.coverage import Audited
-from data_manager.domain.ledger import LedgerEntry
+from data_manager.domain.condition.coverage import Audited
+from data_manager.domain.condition.partition import Flaw
+from data_manager.domain.holes.ledger import LedgerEntry
 from data_manager.domain.retention import LetGo
 
 

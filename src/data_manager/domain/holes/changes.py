@@ -21,8 +21,9 @@ from typing import Generic, TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
-from data_manager.domain.continuity import Hole
-from data_manager.domain.ledger import (
+from data_manager.domain.condition.sweep import Claim
+from data_manager.domain.holes.continuity import Hole
+from data_manager.domain.holes.ledger import (
     HoleState,
     LedgerEntry,
     Step,
@@ -33,7 +34,6 @@ from data_manager.domain.ledger import (
     require_disjoint,
 )
 from data_manager.domain.span import Span, difference, intersection
-from data_manager.domain.sweep import Claim
 
 _BY = "audit"
 _JOINABLE = (HoleState.SUSPECTED, HoleState.OPEN)

@@ -12,9 +12,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from data_manager.domain.continuity import Chained, Continuity, Numbered
+from data_manager.domain.condition.sweep import uppermost
+from data_manager.domain.holes.continuity import Chained, Continuity, Numbered
 from data_manager.domain.span import Span, difference
-from data_manager.domain.sweep import uppermost
 from data_manager.domain.time import floor_open_ms
 
 

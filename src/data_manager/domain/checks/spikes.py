@@ -16,7 +16,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from data_manager.domain.columns import Mask
+from data_manager.domain.values.columns import Mask
 
 REACH: Final = 10
 """Neighbours looked at on either side; runs of up to so many wrong prices are found."""

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from data_manager.domain.condition import EVER, Life
-from data_manager.domain.continuity import Chained, Continuity, Grid, Hole, MaxSilence, Numbered
+from data_manager.domain.condition.partition import EVER, Life
+from data_manager.domain.holes.continuity import Chained, Continuity, Grid, Hole, MaxSilence, Numbered
 from data_manager.domain.span import Span
 from data_manager.domain.time import INTERVALS_MS, floor_open_ms, next_open_ms
 

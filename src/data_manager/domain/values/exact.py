@@ -11,8 +11,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data_manager.domain.columns import Mask
-from data_manager.domain.decimals import Decimals
+from data_manager.domain.values.columns import Mask
+from data_manager.domain.values.decimals import Decimals
 
 _FITS: Final = 2**62
 _POWERS: Final = 10 ** np.arange(19, dtype=np.int64)

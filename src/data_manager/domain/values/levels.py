@@ -14,9 +14,9 @@ from msgspec.json import Decoder as JsonDecoder
 from msgspec.json import Encoder as JsonEncoder
 from numpy.typing import NDArray
 
-from data_manager.domain.columns import Index, Mask
-from data_manager.domain.decimals import Decimals, narrow_scales, parse_array
-from data_manager.domain.numerals import read_plain
+from data_manager.domain.values.columns import Index, Mask
+from data_manager.domain.values.decimals import Decimals, narrow_scales, parse_array
+from data_manager.domain.values.numerals import read_plain
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,1 @@
+"""What may be believed: which instants were audited, with what result, and what follows for any span."""
