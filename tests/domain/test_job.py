@@ -131,6 +131,15 @@ def test_who_bridges_two_makes_them_one() -> None:
     assert (over.state, over.into) == (JobState.CANCELLED, "b")
 
 
+@pytest.mark.parametrize("by", jobs.OWN)
+def test_a_heal_makes_nobody_lose_the_job_he_waits_for(by: str) -> None:
+    held = [job((0, 100)), job((100, 300), id="b", created_ms=7)]
+    assert entered(held, job((50, 250), id="c", by=by), 9) == jobs.Entered(held[0], ())
+    assert [one.span for one in entered(held, job((50, 350), id="c", by=by), 9).job.wanted] == [Span(0, 350)]
+    assert entered(held, job((50, 250), id="c", by="api"), 9).job.id == "a"
+    assert len(entered(held, job((50, 250), id="c", by="api"), 9).changes) == 2
+
+
 SPANS = st.lists(
     st.tuples(st.integers(0, 40), st.integers(1, 12)).map(lambda it: (it[0], it[0] + it[1])), min_size=1, max_size=3
 )

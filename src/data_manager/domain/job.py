@@ -276,13 +276,17 @@ class Entered(Struct, frozen=True):
 def entered(held: Sequence[Job], new: Job, now_ms: int) -> Entered:
     """A new job among the open ones of its series: itself, or the one that covers it after growing where it must.
 
-    Of several that it overlaps the one at work longest takes the others over, which end as cancelled.
+    Of several that it overlaps the one at work longest takes the others over, which end as cancelled. But what we ask
+    for on our own account and several together do already changes none of them: whoever asked for these waits for them
+    by name, and an audit looks at what became of it in any case.
     """
     mine = [one.span for one in new.wanted]
     touched = [one for one in held if one.id != new.id and intersection((it.span for it in one.wanted), mine)]
     if not touched:
         return Entered(new, (new,))
     keeper, *others = sorted(touched, key=lambda one: (one.state is not JobState.RUNNING, one.created_ms, one.id))
+    if new.by in OWN and not difference(mine, [it.span for one in touched for it in one.wanted]):
+        return Entered(keeper, ())
     grown = keeper
     for one in (*others, new):
         grown = _joined(grown, one)
