@@ -85,7 +85,10 @@ async def connected(bus: Bus) -> None:
     async def is_connected() -> bool:
         return (await bus.state()).connected
 
-    await eventually(is_connected, what="connected")
+    try:
+        await eventually(is_connected, within_s=30, what="connected")
+    except AssertionError as error:
+        raise AssertionError((await bus.state()).reason) from error
 
 
 async def publish(server: NatsServer, subject: str, payloads: Sequence[bytes]) -> None:

@@ -36,6 +36,7 @@ class Burying:
         self._ack = ack
         self._buffer = buffer
         self._clock = clock
+        self._unkept_bytes = 0
         self._not_before_s = float("-inf")  # by the monotonic clock
         self._hurry = asyncio.Event()
         self._under_way: asyncio.Task[None] | None = None
@@ -43,6 +44,7 @@ class Burying:
     def add(self, dead: Sequence[Dead]) -> None:
         """All the dead of some messages, whose rows are stored."""
         self._buffer.unkept += dead
+        self._unkept_bytes += sum(len(one.letter.payload) for one in dead)
         if dead and self._under_way is None:
             self._under_way = asyncio.create_task(self._go_on(), name="dead letters")
 
@@ -55,8 +57,8 @@ class Burying:
             self._hurry.clear()
 
     def _too_many(self) -> bool:
-        dead, limits = self._buffer.unkept, self._buffer.limits
-        return len(dead) > limits.dead_max or sum(len(one.letter.payload) for one in dead) > limits.dead_bytes_max
+        limits = self._buffer.limits
+        return len(self._buffer.unkept) > limits.dead_max or self._unkept_bytes > limits.dead_bytes_max
 
     async def rest(self) -> None:
         """Return when all are kept, or when their store takes too long: their messages come again."""
@@ -81,6 +83,7 @@ class Burying:
             dead = list(self._buffer.unkept)
             await self._keep([one.letter for one in dead])
             del self._buffer.unkept[: len(dead)]
+            self._unkept_bytes -= sum(len(one.letter.payload) for one in dead)
             self._buffer.note_oldest()
             await self._ack(list({id(one.delivery): one.delivery for one in dead}.values()))
         self._under_way = None
