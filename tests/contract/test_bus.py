@@ -86,7 +86,7 @@ async def connected(bus: Bus) -> None:
         return (await bus.state()).connected
 
     try:
-        await eventually(is_connected, within_s=30, what="connected")
+        await eventually(is_connected, what="connected")
     except AssertionError as error:
         raise AssertionError((await bus.state()).reason) from error
 
