@@ -205,6 +205,11 @@ class _Part(NamedTuple):
     packed: Packed
     refused: frozenset[int]
 
+    def sound(self, positions: Iterable[int] | None = None) -> list[int]:
+        """Those of the positions, all by default, that broke no rule."""
+        among = range(len(self.rows.events)) if positions is None else positions
+        return [at for at in among if at not in self.refused]
+
 
 def _packed(ports: Ports, buffer: Buffer, held: Held, dataset: Dataset, rows: Rows) -> _Part:
     packed = pack(dataset, buffer.market, rows.events, rows.received_ms, STREAM)
@@ -241,9 +246,10 @@ async def _store(ports: Ports, tally: Tally, held: Held, part: _Part) -> None:
     except Corrupt:
         await _store_around_damage(ports, tally, held, part)
         return
-    _enter(ports, tally, part.packed.batch, receipt, part.packed.repeated)
+    positions = part.sound()
+    _enter(ports, tally, part, positions, part.packed.batch, receipt)
     if receipt.duplicate or receipt.changed or part.packed.repeated:
-        ports.came_again(part.dataset, [one for at, one in enumerate(part.rows.events) if at not in part.refused])
+        ports.came_again(part.dataset, [part.rows.events[at] for at in positions])
 
 
 async def _store_around_damage(ports: Ports, tally: Tally, held: Held, part: _Part) -> None:
@@ -251,7 +257,7 @@ async def _store_around_damage(ports: Ports, tally: Tally, held: Held, part: _Pa
     events of the damaged ones, to be replayed when it is mended."""
     for rows in part.packed.batch.split():
         [series] = rows.series
-        positions = [at for at in part.rows.of(series) if at not in part.refused]
+        positions = part.sound(part.rows.of(series))
         try:
             receipt = await ports.append(rows)
         except Corrupt as error:
@@ -260,14 +266,17 @@ async def _store_around_damage(ports: Ports, tally: Tally, held: Held, part: _Pa
                 why = Damaged(f"{series.id}: what is held there is damaged: {error}")
                 _bury(tally, held, part.dataset, part.rows.deliveries[at], why)
         else:
-            _enter(ports, tally, rows, receipt, len(positions) - len(rows))
+            _enter(ports, tally, part, positions, rows, receipt)
 
 
-def _enter(ports: Ports, tally: Tally, batch: Batch, receipt: Receipt, repeated: int) -> None:
-    """Count what an append did, and tell who watches."""
-    tally.stored(batch.dataset.wire, receipt + Receipt(duplicate=repeated))
-    tally.in_flight -= len(batch) + repeated
-    _note_times(tally, batch, ports.clock.now_ms())
+def _enter(ports: Ports, tally: Tally, part: _Part, positions: Sequence[int], batch: Batch, receipt: Receipt) -> None:
+    """Count what the append of a batch did, and tell who watches. positions: the events it was made of, of which some
+    may be repeated."""
+    wire = part.dataset.wire
+    tally.stored(wire, receipt + Receipt(duplicate=len(positions) - len(batch)))
+    tally.in_flight -= len(positions)
+    tally.took[wire].add(ports.clock.now_ms() - np.array([part.rows.deliveries[at].received_ms for at in positions]))
+    _note_lag(tally, batch)
     ports.saw(batch)
 
 
@@ -277,12 +286,11 @@ def _slices(deliveries: Sequence[Delivery], length: int) -> Iterator[list[Delive
         yield some
 
 
-def _note_times(tally: Tally, batch: Batch, now_ms: int) -> None:
-    """Remember how long the rows took here, and how far behind the venue's clock the one received last reached us."""
+def _note_lag(tally: Tally, batch: Batch) -> None:
+    """Remember how far behind the venue's clock the row received last reached us."""
     event, received = batch.columns["event_ms"], batch.columns["received_ms"]
     assert isinstance(event, Ints)
     assert isinstance(received, Ints)
-    tally.took[batch.dataset.wire].add(now_ms - received.values)
     stated = np.flatnonzero(event.present & np.ones(len(batch), np.bool_))
     if len(stated):
         last = stated[received.values[stated].argmax()]
