@@ -4,22 +4,18 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
 from fastapi.routing import APIRoute
-from msgspec import json
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 
-from data_manager.api.errors import DOCUMENTED
-from data_manager.api.routing import Endpoint, Header, Reply
-from data_manager.api.truth_asked import series_of, words_of
+from data_manager.api.asked import series_id_of, words_of
+from data_manager.api.errors import REFUSALS
+from data_manager.api.listing import Pagination, part_of, part_words
+from data_manager.api.routing import Endpoint, Reply, answered, asked_by
 from data_manager.domain.errors import BadQuery
 from data_manager.ports.alerts import AlertStore
 from data_manager.services.alerting.telling import alert_facts, channel_facts, message_facts
-from data_manager.services.answering.query import OFFSET_MAX, whole
 
-_PAGE_MAX: Final = 1_000
 _STATES: Final[Mapping[str, bool | None]] = {"firing": True, "resolved": False, "all": None}
-_HEADERS: list[Header] = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
-_ERRORS: Final[dict[int | str, dict[str, Any]]] = {code: DOCUMENTED[code] for code in (422, 503)}
 _Time = Annotated[str | None, Field(examples=["2023-04-05T00:00:00.000Z"])]
 
 
@@ -53,15 +49,6 @@ class ChannelFact(BaseModel):
     given_up: Annotated[int, Field(description="Messages that nobody tries to deliver any more.")]
     last_sent: _Time
     error: Annotated[str | None, Field(description="Of the newest message that was not delivered.")]
-
-
-class Pagination(BaseModel):
-    """Which part of all that were asked for this is."""
-
-    limit: int
-    offset: int
-    total: int
-    has_more: bool
 
 
 class Alerts(BaseModel):
@@ -108,53 +95,40 @@ def alert_routes(alerts: AlertStore, channels: Mapping[str, str], market: str) -
 
     async def standing(request: Request) -> Reply:
         given = words_of(request, "state", "kind", "series", "limit", "offset")
-        limit, offset = _page(given)
+        part = part_of(given)
         state = given.get("state", "firing")
         if state not in _STATES:
             raise BadQuery("state", state[:64], f"must be one of {' '.join(_STATES)}")
         found, total = await alerts.alerts(
-            limit=limit,
-            offset=offset,
+            limit=part.limit,
+            offset=part.offset,
             firing=_STATES[state],
             kind=given.get("kind"),
-            series=series_of(given["series"], market).id if "series" in given else None,
+            series=series_id_of(given, market),
         )
-        data = [alert_facts(one) for one in found]
-        return _reply(data, limit, offset, total, channels=await channel_facts(alerts, channels))
+        listed = part.listed([alert_facts(one) for one in found], total)
+        return answered({**listed, "channels": await channel_facts(alerts, channels)})
 
     async def messages(request: Request) -> Reply:
-        limit, offset = _page(words_of(request, "limit", "offset"))
-        found, total = await alerts.messages(limit=limit, offset=offset)
-        return _reply([message_facts(one) for one in found], limit, offset, total)
+        part = part_of(words_of(request, "limit", "offset"))
+        found, total = await alerts.messages(limit=part.limit, offset=part.offset)
+        return answered(part.listed([message_facts(one) for one in found], total))
 
     return [
         Endpoint(
             "/alerts", standing, name="alerts", operation_id="get_alerts", tags=["truth"],
             summary="What fires now, and whether messages arrive.",
             description="`state`: firing (unless said otherwise), resolved or all.",
-            responses={200: {"model": Alerts}, **_ERRORS},
+            responses={200: {"model": Alerts}, **REFUSALS},
             openapi_extra={"parameters": [
-                _query("state", "firing"), _query("kind", "hole"), _query("series", "um.candle.BTCUSDT.1m"),
-                _query("limit", "100"), _query("offset", "0"),
+                asked_by("state", "firing"), asked_by("kind", "hole"), asked_by("series", "um.candle.BTCUSDT.1m"),
+                *part_words(),
             ]},
         ),
         Endpoint(
             "/alerts/messages", messages, name="alert_messages", operation_id="get_alert_messages", tags=["truth"],
             summary="What was sent, channel by channel, and what was not.",
-            responses={200: {"model": Messages}, **_ERRORS},
-            openapi_extra={"parameters": [_query("limit", "100"), _query("offset", "0")]},
+            responses={200: {"model": Messages}, **REFUSALS},
+            openapi_extra={"parameters": part_words()},
         ),
     ]  # fmt: skip
-
-
-def _page(given: Mapping[str, str]) -> tuple[int, int]:
-    return whole(given, "limit", 100, 1, _PAGE_MAX), whole(given, "offset", 0, 0, OFFSET_MAX)
-
-
-def _reply(data: list[dict[str, Any]], limit: int, offset: int, total: int, **more: Any) -> Reply:
-    pagination = {"limit": limit, "offset": offset, "total": total, "has_more": offset + len(data) < total}
-    return Reply(200, _HEADERS, json.encode({"data": data, **more, "pagination": pagination}))
-
-
-def _query(name: str, example: str) -> dict[str, Any]:
-    return {"name": name, "in": "query", "required": False, "schema": {"type": "string"}, "example": example}

@@ -6,27 +6,24 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Final, NamedTuple
 
 from fastapi.routing import APIRoute
-from msgspec import json
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 
-from data_manager.api.errors import DOCUMENTED, ErrorBody
-from data_manager.api.routing import Endpoint, Header, PostEndpoint, Reply
-from data_manager.api.truth_asked import body_of, series_of, words_of
+from data_manager.api.asked import body_of, series_id_of, words_of
+from data_manager.api.errors import DOCUMENTED, REFUSALS, ErrorBody
+from data_manager.api.listing import Pagination, part_of, part_words
+from data_manager.api.routing import Endpoint, PostEndpoint, Reply, answered, asked_by
 from data_manager.domain.errors import BadQuery, Conflict
 from data_manager.domain.job import Job, JobState
 from data_manager.domain.time import parse_time
-from data_manager.services.answering.query import OFFSET_MAX, whole
 from data_manager.services.backfilling.asking import PRIORITY, require_choice, series_asked
 from data_manager.services.backfilling.office import Office
 from data_manager.services.backfilling.telling import job_facts
 
-JOBS_MAX: Final = 1_000
 """Jobs in one answer."""
 
 _REQUIRED: Final = ("symbol", "data_type", "start_time", "end_time")
 _WORDS: Final = ("symbol", "data_type", "timeframe", "start_time", "end_time", "priority", "source")
-_HEADERS: list[Header] = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
 
 
 class BackfillRequest(BaseModel):
@@ -103,22 +100,13 @@ class BackfillJob(BaseModel):
     taken_over_by: Annotated[str | None, Field(description="The job it became a part of.")]
 
 
-class BackfillPagination(BaseModel):
-    """Which part of all jobs this is."""
-
-    limit: int
-    offset: int
-    total: int
-    has_more: bool
-
-
 class BackfillJobs(BaseModel):
     """A page of jobs, the newest first; jobs and data are the same."""
 
     jobs: list[BackfillJob]
     data: list[BackfillJob]
     total_count: int
-    pagination: BackfillPagination
+    pagination: Pagination
 
 
 class Backfill(NamedTuple):
@@ -149,12 +137,12 @@ def backfill_routes(backfill: Backfill) -> list[APIRoute]:
 
     async def listed(request: Request) -> Reply:
         given = words_of(request, "status", "series", "limit", "offset")
-        limit, offset = whole(given, "limit", 100, 1, JOBS_MAX), whole(given, "offset", 0, 0, OFFSET_MAX)
-        series = series_of(given["series"], backfill.market).id if "series" in given else None
-        found, total = await office.jobs(limit=limit, offset=offset, states=_states(given.get("status")), series=series)
+        part = part_of(given)
+        series = series_id_of(given, backfill.market)
+        states = _states(given.get("status"))
+        found, total = await office.jobs(limit=part.limit, offset=part.offset, states=states, series=series)
         facts = [job_facts(job) for job in found]
-        pagination = {"limit": limit, "offset": offset, "total": total, "has_more": offset + len(found) < total}
-        return _reply({"jobs": facts, "data": facts, "total_count": total, "pagination": pagination})
+        return answered({"jobs": facts, **part.listed(facts, total), "total_count": total})
 
     async def one(request: Request) -> Reply:
         return _told(await office.job(request.path_params["job_id"]))
@@ -184,10 +172,9 @@ def backfill_routes(backfill: Backfill) -> list[APIRoute]:
             "/backfill/jobs", listed, name="backfill_jobs", operation_id="get_backfill_jobs", tags=["backfill"],
             summary="Jobs, the newest first.",
             description="`status`: one or more states joined by commas, or `open` for pending and running.",
-            responses={200: {"model": BackfillJobs}, 422: DOCUMENTED[422], 503: DOCUMENTED[503]},
+            responses={200: {"model": BackfillJobs}, **REFUSALS},
             openapi_extra={"parameters": [
-                _query("status", "running"), _query("series", "um.candle.BTCUSDT.1m"), _query("limit", "100"),
-                _query("offset", "0"),
+                asked_by("status", "running"), asked_by("series", "um.candle.BTCUSDT.1m"), *part_words(),
             ]},
         ),
         Endpoint(
@@ -264,12 +251,4 @@ def _states(text: str | None) -> list[JobState]:
 
 
 def _told(job: Job) -> Reply:
-    return _reply(job_facts(job))
-
-
-def _reply(body: Any) -> Reply:
-    return Reply(200, _HEADERS, json.encode(body))
-
-
-def _query(name: str, example: str) -> dict[str, Any]:
-    return {"name": name, "in": "query", "required": False, "schema": {"type": "string"}, "example": example}
+    return answered(job_facts(job))

@@ -5,28 +5,25 @@ from __future__ import annotations
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from fastapi.routing import APIRoute
-from msgspec import json
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 
-from data_manager.api.errors import DOCUMENTED, ErrorBody
-from data_manager.api.routing import Endpoint, Header, PostEndpoint, Reply
-from data_manager.api.truth_asked import body_of, series_of, span_of, words_of
+from data_manager.api.asked import body_of, series_id_of, series_of, span_of, words_of
+from data_manager.api.errors import REFUSALS, ErrorBody
+from data_manager.api.listing import Pagination, part_of, part_words
+from data_manager.api.routing import Endpoint, PostEndpoint, Reply, answered, asked_by
 from data_manager.domain.errors import BadQuery
 from data_manager.domain.proof.certificate import Certificate
 from data_manager.domain.time import parse_time
 from data_manager.ports import Clock, Records, SeriesStore
-from data_manager.services.answering.query import OFFSET_MAX, whole
 from data_manager.services.keeping.certify import Certifier
 from data_manager.services.keeping.telling import certificate_facts, proof_facts
 from data_manager.services.keeping.verify import Proof, kept, verify
 from data_manager.services.runs import Outcome, Runs, Tell
 
-CERTIFICATES_MAX: Final = 1_000
 """Certificates in one answer."""
 
 _WORDS: Final = ("series", "start", "end")
-_HEADERS: list[Header] = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
 
 
 class CertifiedContents(BaseModel):
@@ -70,20 +67,11 @@ class CertificateFact(BaseModel):
     issued_ms: int
 
 
-class CertificatePagination(BaseModel):
-    """Which part of all certificates this is."""
-
-    limit: int
-    offset: int
-    total: int
-    has_more: bool
-
-
 class Certificates(BaseModel):
     """A page of certificates, the newest first."""
 
     data: list[CertificateFact]
-    pagination: CertificatePagination
+    pagination: Pagination
 
 
 class MismatchFact(BaseModel):
@@ -153,23 +141,22 @@ def certificate_routes(certifying: Certifying) -> list[APIRoute]:
 def _list(certifying: Certifying) -> APIRoute:
     async def page(request: Request) -> Reply:
         given = words_of(request, "series", "start", "end", "limit", "offset")
-        limit, offset = whole(given, "limit", 100, 1, CERTIFICATES_MAX), whole(given, "offset", 0, 0, OFFSET_MAX)
+        part = part_of(given)
         found, total = await certifying.records.certificates(
-            limit=limit,
-            offset=offset,
-            series=series_of(given["series"], certifying.market).id if "series" in given else None,
+            limit=part.limit,
+            offset=part.offset,
+            series=series_id_of(given, certifying.market),
             span=span_of(given),
         )
-        pagination = {"limit": limit, "offset": offset, "total": total, "has_more": offset + len(found) < total}
-        return _reply(200, {"data": [certificate_facts(one) for one in found], "pagination": pagination})
+        return answered(part.listed([certificate_facts(one) for one in found], total))
 
     return Endpoint(
         "/certificates", page, name="certificates", operation_id="get_certificates", tags=["truth"],
         summary="Certificates, the newest first.",
-        responses={200: {"model": Certificates}, **_ERRORS},
+        responses={200: {"model": Certificates}, **REFUSALS},
         openapi_extra={"parameters": [
-            _query("series", "um.candle.BTCUSDT.1m"), _query("start", "2023-04-04T00:00:00Z"),
-            _query("end", "1680652800000"), _query("limit", "100"), _query("offset", "0"),
+            asked_by("series", "um.candle.BTCUSDT.1m"), asked_by("start", "2023-04-04T00:00:00Z"),
+            asked_by("end", "1680652800000"), *part_words(),
         ]},
     )  # fmt: skip
 
@@ -211,12 +198,12 @@ def _issue(certifying: Certifying) -> APIRoute:
 
 def _one(certifying: Certifying) -> APIRoute:
     async def one(request: Request) -> Reply:
-        return _reply(200, await kept(certifying.records, request.path_params["certificate_id"]))
+        return answered(await kept(certifying.records, request.path_params["certificate_id"]))
 
     return Endpoint(
         "/certificates/{certificate_id}", one, name="certificate", operation_id="get_certificate", tags=["truth"],
         summary="One certificate, whole, as it was issued: `data-manager verify` takes it as a file.",
-        responses={200: {"model": CertificateFact}, 404: _UNKNOWN, **_ERRORS},
+        responses={200: {"model": CertificateFact}, 404: _UNKNOWN, **REFUSALS},
         openapi_extra={"parameters": [_ID]},
     )  # fmt: skip
 
@@ -264,16 +251,16 @@ def under_way(outcome: Outcome, path: str) -> Reply:
     """202: ask again there."""
     href, progress = f"{path}/{outcome.number}", outcome.progress
     facts = {"done": progress.done, "total": progress.total, "at": progress.at}
-    body = json.encode({"run": outcome.number, "status": "running", "href": href, **facts})
-    return Reply(202, [*_HEADERS, (b"location", href.encode())], body)
+    body = {"run": outcome.number, "status": "running", "href": href, **facts}
+    return answered(body, 202, (b"location", href.encode()))
 
 
 def _outcome(outcome: Outcome) -> Reply:
     if not outcome.over:
         return under_way(outcome, "/certificates/runs")
     if isinstance(outcome.answer, Certificate):
-        return _reply(201, certificate_facts(outcome.answer))
-    return _reply(200, proof_facts(outcome.answer))
+        return answered(certificate_facts(outcome.answer), 201)
+    return answered(proof_facts(outcome.answer))
 
 
 def _time(body: dict[str, Any], name: str) -> int | None:
@@ -285,14 +272,6 @@ def _time(body: dict[str, Any], name: str) -> int | None:
     return parse_time(str(value), field=name)
 
 
-def _reply(status: int, body: Any) -> Reply:
-    return Reply(status, _HEADERS, json.encode(body))
-
-
-def _query(name: str, example: str) -> dict[str, Any]:
-    return {"name": name, "in": "query", "required": False, "schema": {"type": "string"}, "example": example}
-
-
 _ID: Final[dict[str, Any]] = {
     "name": "certificate_id",
     "in": "path",
@@ -300,12 +279,11 @@ _ID: Final[dict[str, Any]] = {
     "schema": {"type": "string"},
     "description": "Its id, or the first eight digits of it or more.",
 }
-_ERRORS: Final[dict[int | str, dict[str, Any]]] = {code: DOCUMENTED[code] for code in (422, 503)}
 _UNKNOWN: Final[dict[str, Any]] = {"model": ErrorBody, "description": "Nothing of that name is known."}
 _RUNNING: Final[dict[int | str, dict[str, Any]]] = {
     202: {"model": RunUnderWay, "description": "It takes longer: ask again at href."},
     404: _UNKNOWN,
     409: {"model": ErrorBody, "description": "Too much that was asked for is under way."},
     500: {"model": ErrorBody, "description": "Rows cannot be read."},
-    **_ERRORS,
+    **REFUSALS,
 }

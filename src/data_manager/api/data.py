@@ -4,11 +4,12 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, quote
+from urllib.parse import quote
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from data_manager.api.asked import given_words
 from data_manager.api.cache import AnswerCache, Kept, Question
 from data_manager.api.errors import DOCUMENTED
 from data_manager.api.negotiation import (
@@ -25,7 +26,7 @@ from data_manager.api.schema import page as page_schema
 from data_manager.domain.batch import Batch
 from data_manager.domain.dataset import Dataset, Series
 from data_manager.domain.datasets import DATASETS
-from data_manager.domain.errors import BadQuery, Unavailable
+from data_manager.domain.errors import Unavailable
 from data_manager.domain.values.levels import Levels
 from data_manager.ports import SeriesStore
 from data_manager.services.answering.formats import FORMATS, Format, require_format
@@ -35,7 +36,6 @@ from data_manager.services.conditions import Conditions, answered_span
 NEWEST_ALONE = frozenset(("depth",))
 """Paths that answer the newest book alone when asked for nothing but a pair, as the first release did."""
 
-_QUERY_BYTES_MAX = 8_192
 _THREAD_ROWS, _THREAD_BYTES = 8_000, 262_144  # above these (rows and book levels), others need not wait for the work
 _JSON: Header = (b"content-type", b"application/json")
 _ALWAYS: list[Header] = [(b"cache-control", b"no-cache"), (b"vary", b"Accept, Accept-Encoding")]
@@ -156,19 +156,6 @@ async def _made(reading: Reading, dataset: Dataset, question: Question) -> Kept:
 def _weight(rows: Batch) -> int:
     """How much there is to write: rows, and levels of books."""
     return len(rows) + sum(len(column.prices) for column in rows.columns.values() if isinstance(column, Levels))
-
-
-def given_words(query_string: bytes) -> dict[str, str]:
-    """The query's words; BadQuery for one that is there twice."""
-    if len(query_string) > _QUERY_BYTES_MAX:
-        raise HTTPException(414, f"a query may be {_QUERY_BYTES_MAX} bytes long")
-    pairs = parse_qsl(query_string.decode("latin-1"), keep_blank_values=True)
-    given = dict(pairs)
-    if len(given) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise BadQuery(twice[:64], given[twice][:64], "must be given once")
-    return given
 
 
 async def _fetch(reading: Reading, query: Query) -> Page:

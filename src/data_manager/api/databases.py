@@ -3,17 +3,14 @@
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Literal
 
-from msgspec import json
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 
-from data_manager.api.routing import Endpoint, Header, Reply
+from data_manager.api.routing import Endpoint, Reply, answered
 from data_manager.domain.time import iso
 from data_manager.ports import Clock
 
 AskFacts = Callable[[], Awaitable[dict[str, Any]]]
-
-_HEADERS: list[Header] = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
 
 
 class Database(BaseModel):
@@ -122,10 +119,10 @@ def database_routes(clock: Clock, databases: AskFacts, connections: AskFacts) ->
 
     async def ask_databases(request: Request) -> Reply:
         body = {**await databases(), "timestamp": iso(clock.now_ms())}
-        return Reply(200 if body["status"] == "healthy" else 503, _HEADERS, json.encode(body))
+        return answered(body, 200 if body["status"] == "healthy" else 503)
 
     async def ask_connections(request: Request) -> Reply:
-        return Reply(200, _HEADERS, json.encode({**await connections(), "timestamp": iso(clock.now_ms())}))
+        return answered({**await connections(), "timestamp": iso(clock.now_ms())})
 
     return [
         Endpoint(

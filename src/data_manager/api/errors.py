@@ -158,3 +158,6 @@ DOCUMENTED: dict[int | str, dict[str, Any]] = {
     503: {"model": ErrorBody, "description": "The store is away; Retry-After says when to try again."},
 }
 """What OpenAPI says of errors."""
+
+REFUSALS: dict[int | str, dict[str, Any]] = {code: DOCUMENTED[code] for code in (422, 503)}
+"""Of any question that a store is asked for."""

@@ -3,18 +3,17 @@
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Literal
 
-from msgspec import Struct, json
+from msgspec import Struct
 from prometheus_client import CollectorRegistry
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from data_manager.api.metrics import scrape
-from data_manager.api.routing import Endpoint, Header, Reply
+from data_manager.api.routing import Endpoint, Reply, answered
 from data_manager.domain.time import iso
 from data_manager.ports import Clock
 
-_HEADERS: list[Header] = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
 _EXAMPLE_TIME = "2023-04-05T00:00:00.000Z"
 
 
@@ -64,11 +63,11 @@ def health_routes(clock: Clock, version: str, readiness: AskReadiness, registry:
         if "text/html" in request.headers.get("accept", ""):
             return RedirectResponse("/docs", 307, {"Vary": "Accept"})
         body = {"service": "petrosa-data-manager", "version": version, "status": "operational"}
-        return Reply(200, [*_HEADERS, (b"vary", b"Accept")], json.encode(body))
+        return answered(body, 200, (b"vary", b"Accept"))
 
     async def liveness(request: Request) -> Reply:
         body = {"status": "ok", "timestamp": iso(clock.now_ms()), "version": version}
-        return Reply(200, _HEADERS, json.encode(body))
+        return answered(body)
 
     async def ready(request: Request) -> Reply:
         found = await readiness()
@@ -79,7 +78,7 @@ def health_routes(clock: Clock, version: str, readiness: AskReadiness, registry:
             "timestamp": iso(clock.now_ms()),
             "reasons": found.reasons,
         }
-        return Reply(200 if found.ready else 503, _HEADERS, json.encode(body))
+        return answered(body, 200 if found.ready else 503)
 
     async def metrics(request: Request) -> Response:
         return scrape(registry, request.headers.get("accept", ""))

@@ -3,27 +3,25 @@
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
-from msgspec import json, structs
+from msgspec import structs
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 
-from data_manager.api.data import given_words
-from data_manager.api.errors import DOCUMENTED, ErrorBody
-from data_manager.api.routing import Endpoint, Header, Reply
-from data_manager.domain.errors import BadQuery, NotFound
+from data_manager.api.asked import words_of
+from data_manager.api.errors import DOCUMENTED, REFUSALS, ErrorBody
+from data_manager.api.listing import Pagination, part_of, part_words
+from data_manager.api.routing import Endpoint, Header, Reply, answered, asked_by
+from data_manager.domain.errors import NotFound
 from data_manager.ports import MetaStore
-from data_manager.services.answering.query import OFFSET_MAX, whole
 
 AskIngest = Callable[[], Awaitable[dict[str, Any]]]
 
-_HEADERS: list[Header] = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
 _BYTES: list[Header] = [
     (b"content-type", b"application/octet-stream"),
     (b"cache-control", b"no-store"),
     (b"x-content-type-options", b"nosniff"),  # whoever may publish wrote it: a browser must not run it
     (b"content-disposition", b"attachment"),
 ]
-_LETTERS_MAX = 1_000
 
 
 class SeriesFact(BaseModel):
@@ -69,39 +67,24 @@ class Letter(BaseModel):
     count: int
 
 
-class LettersPagination(BaseModel):
-    """Which part of all dead letters this is."""
-
-    limit: int
-    offset: int
-    total: int
-    has_more: bool
-
-
 class Letters(BaseModel):
     """A page of dead letters, the newest first."""
 
     data: list[Letter]
-    pagination: LettersPagination
+    pagination: Pagination
 
 
 def inspect_routes(meta: MetaStore, ingest: AskIngest) -> list[Endpoint]:
     """/health/ingest, /dead-letters and their payloads."""
 
     async def status(request: Request) -> Reply:
-        return Reply(200, _HEADERS, json.encode(await ingest()))
+        return answered(await ingest())
 
     async def letters(request: Request) -> Reply:
-        given = given_words(request.scope["query_string"])
-        for name in given:
-            if name not in ("limit", "offset", "reason"):
-                raise BadQuery(name[:64], given[name], "is not a parameter here: limit, offset and reason are")
-        limit = whole(given, "limit", 100, 1, _LETTERS_MAX)
-        offset = whole(given, "offset", 0, 0, OFFSET_MAX)
-        found, total = await meta.dead_letters(limit=limit, offset=offset, reason=given.get("reason"))
-        pagination = {"limit": limit, "offset": offset, "total": total, "has_more": offset + len(found) < total}
-        body = {"data": [structs.asdict(letter) for letter in found], "pagination": pagination}
-        return Reply(200, _HEADERS, json.encode(body))
+        given = words_of(request, "limit", "offset", "reason")
+        part = part_of(given)
+        found, total = await meta.dead_letters(limit=part.limit, offset=part.offset, reason=given.get("reason"))
+        return answered(part.listed([structs.asdict(letter) for letter in found], total))
 
     async def payload(request: Request) -> Reply:
         letter_id = request.path_params["letter_id"]
@@ -119,11 +102,9 @@ def inspect_routes(meta: MetaStore, ingest: AskIngest) -> list[Endpoint]:
         Endpoint(
             "/dead-letters", letters, name="dead_letters", operation_id="get_dead_letters", tags=["service"],
             summary="What could not be kept as data, with the reason: the newest first.",
-            responses={200: {"model": Letters}, **{code: DOCUMENTED[code] for code in (422, 503)}},
+            responses={200: {"model": Letters}, **REFUSALS},
             openapi_extra={"parameters": [
-                _query("limit", {"type": "integer", "minimum": 1, "maximum": _LETTERS_MAX, "default": 100}),
-                _query("offset", {"type": "integer", "minimum": 0, "maximum": OFFSET_MAX, "default": 0}),
-                _query("reason", {"type": "string", "examples": ["invalid", "undecodable", "mislabelled"]}),
+                asked_by("reason", "invalid", examples=["invalid", "undecodable", "mislabelled"]), *part_words(),
             ]},
         ),
         Endpoint(
@@ -140,7 +121,3 @@ def inspect_routes(meta: MetaStore, ingest: AskIngest) -> list[Endpoint]:
             ]},
         ),
     ]  # fmt: skip
-
-
-def _query(name: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"name": name, "in": "query", "required": False, "schema": schema}

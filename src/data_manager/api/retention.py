@@ -6,30 +6,27 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Final, NamedTuple, Protocol
 
 from fastapi.routing import APIRoute
-from msgspec import json
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 
+from data_manager.api.asked import body_of, series_id_of, series_of, span_of, words_of
 from data_manager.api.certificates import RunUnderWay, run_number, under_way
-from data_manager.api.errors import DOCUMENTED, ErrorBody
-from data_manager.api.routing import Endpoint, Header, PostEndpoint, Reply
-from data_manager.api.truth_asked import body_of, series_of, span_of, words_of
+from data_manager.api.errors import DOCUMENTED, REFUSALS, ErrorBody
+from data_manager.api.listing import Pagination, part_of, part_words
+from data_manager.api.routing import Endpoint, PostEndpoint, Reply, answered, asked_by
 from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import BadQuery, Conflict
 from data_manager.domain.retention import Days, days_by_name
 from data_manager.ports import Records
-from data_manager.services.answering.query import OFFSET_MAX, whole
 from data_manager.services.conditions import Conditions
 from data_manager.services.keeping.retain import TRANSFORMATION, Progress, Retained
 from data_manager.services.keeping.telling import let_go_facts, retained_facts
 from data_manager.services.runs import Outcome, Runs, Tell
 
-RECORDS_MAX: Final = 1_000
 """Records in one answer."""
 
 _WORDS: Final = ("series", "dry_run", "force")
-_HEADERS: list[Header] = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
 
 
 class RetentionPolicy(BaseModel):
@@ -88,20 +85,11 @@ class RetentionRecord(BaseModel):
     by: str
 
 
-class RetentionPagination(BaseModel):
-    """Which part of all records this is."""
-
-    limit: int
-    offset: int
-    total: int
-    has_more: bool
-
-
 class RetentionRecords(BaseModel):
     """A page of what went, the newest first."""
 
     data: list[RetentionRecord]
-    pagination: RetentionPagination
+    pagination: Pagination
 
 
 class Retains(Protocol):
@@ -148,7 +136,7 @@ def _policy(retaining: Retaining) -> APIRoute:
             "days": days_by_name(DATASETS.values(), retaining.days),
             "last": None if last is None else retained_facts(last),
         }
-        return _reply(facts)
+        return answered(facts)
 
     return Endpoint(
         "/retention", policy, name="retention", operation_id="get_retention", tags=["truth"],
@@ -160,24 +148,23 @@ def _policy(retaining: Retaining) -> APIRoute:
 def _records(retaining: Retaining) -> APIRoute:
     async def records(request: Request) -> Reply:
         given = words_of(request, "series", "start", "end", "limit", "offset")
-        limit, offset = whole(given, "limit", 100, 1, RECORDS_MAX), whole(given, "offset", 0, 0, OFFSET_MAX)
+        part = part_of(given)
         found, total = await retaining.records.lineage(
-            limit=limit,
-            offset=offset,
-            series=series_of(given["series"], retaining.market).id if "series" in given else None,
+            limit=part.limit,
+            offset=part.offset,
+            series=series_id_of(given, retaining.market),
             transformation=TRANSFORMATION,
             span=span_of(given),
         )
-        pagination = {"limit": limit, "offset": offset, "total": total, "has_more": offset + len(found) < total}
-        return _reply({"data": [let_go_facts(one) for one in found], "pagination": pagination})
+        return answered(part.listed([let_go_facts(one) for one in found], total))
 
     return Endpoint(
         "/retention/records", records, name="retention_records", operation_id="get_retention_records", tags=["truth"],
         summary="What went by retention: exact spans, counts and certificates, the newest first.",
-        responses={200: {"model": RetentionRecords}, **_ERRORS},
+        responses={200: {"model": RetentionRecords}, **REFUSALS},
         openapi_extra={"parameters": [
-            _query("series", "um.candle.BTCUSDT.1m"), _query("start", "2023-04-04T00:00:00Z"),
-            _query("end", "1680652800000"), _query("limit", "100"), _query("offset", "0"),
+            asked_by("series", "um.candle.BTCUSDT.1m"), asked_by("start", "2023-04-04T00:00:00Z"),
+            asked_by("end", "1680652800000"), *part_words(),
         ]},
     )  # fmt: skip
 
@@ -246,22 +233,13 @@ def _wanted(body: dict[str, Any], market: str) -> tuple[list[Series] | None, boo
 
 
 def _outcome(outcome: Outcome) -> Reply:
-    return _reply(retained_facts(outcome.answer)) if outcome.over else under_way(outcome, "/retention/runs")
+    return answered(retained_facts(outcome.answer)) if outcome.over else under_way(outcome, "/retention/runs")
 
 
-def _reply(body: Any) -> Reply:
-    return Reply(200, _HEADERS, json.encode(body))
-
-
-def _query(name: str, example: str) -> dict[str, Any]:
-    return {"name": name, "in": "query", "required": False, "schema": {"type": "string"}, "example": example}
-
-
-_ERRORS: Final[dict[int | str, dict[str, Any]]] = {code: DOCUMENTED[code] for code in (422, 503)}
 _ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
     200: {"model": RetentionDone},
     202: {"model": RunUnderWay, "description": "It takes longer: ask again at href."},
     404: {"model": ErrorBody, "description": "Nothing of that name is known."},
     409: {"model": ErrorBody, "description": "Another replica leads, or too much is under way."},
-    **_ERRORS,
+    **REFUSALS,
 }

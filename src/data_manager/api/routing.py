@@ -6,9 +6,10 @@ OpenAPI gets its parameters from the same table (schema.py).
 """
 
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from fastapi.routing import APIRoute
+from msgspec import json
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -27,6 +28,20 @@ class Reply(NamedTuple):
         length = (b"content-length", str(len(self.body)).encode())
         await send({"type": "http.response.start", "status": self.status, "headers": [*self.headers, length]})
         await send({"type": "http.response.body", "body": self.body})
+
+
+_JSON: Final[tuple[Header, ...]] = ((b"content-type", b"application/json"), (b"cache-control", b"no-store"))
+
+
+def answered(body: Any, status: int = 200, *more: Header) -> Reply:
+    """A body as JSON, for now: nobody is to keep it. more: further headers."""
+    return Reply(status, [*_JSON, *more], json.encode(body))
+
+
+def asked_by(name: str, example: Any, *, required: bool = False, **schema: Any) -> dict[str, Any]:
+    """A word of the query, as OpenAPI describes it. schema: what it may be, text unless it says otherwise."""
+    kind = {"type": "string", **schema}
+    return {"name": name, "in": "query", "required": required, "schema": kind, "example": example}
 
 
 Handler = Callable[[Request], Awaitable[Response | Reply]]

@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, get_args
 
 from fastapi.routing import APIRoute
-from msgspec import json, structs
+from msgspec import structs
 from starlette.requests import Request
 
-from data_manager.api.errors import DOCUMENTED, ErrorBody
-from data_manager.api.routing import Endpoint, Header, Reply
+from data_manager.api.asked import series_id_of, series_of, span_of, span_until, words_of
+from data_manager.api.errors import REFUSALS, ErrorBody
+from data_manager.api.listing import part_of, part_words
+from data_manager.api.routing import Endpoint, Reply, answered, asked_by
 from data_manager.api.series_health_schema import History, Notes, PairHealth, SeriesHealths, Summary
-from data_manager.api.truth_asked import series_of, span_of, span_until, words_of
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import BadQuery, NotFound
 from data_manager.domain.health import Grade, grade, overall, repairs
@@ -20,18 +21,14 @@ from data_manager.domain.symbols import is_symbol
 from data_manager.domain.time import DAY_MS, HOUR_MS, iso, require_interval
 from data_manager.ports import Clock
 from data_manager.ports.health import Grain, HealthLog, HealthRow
-from data_manager.services.answering.query import OFFSET_MAX, whole
 from data_manager.services.health import HealthBook, SeriesHealth
 from data_manager.services.health_log import HOURS_KEPT_MS, POINTS_MAX, HealthPoint, history, row_of
 
 _AGE_MAX_S: Final = 5.0  # what is said of all series may be so old
-_PAGE_MAX: Final = 1_000
 _GRAINS: Final[Mapping[str, Grain]] = {"1h": "hour", "1d": "day"}
 _LENGTHS_MS: Final = {"1h": HOUR_MS, "1d": DAY_MS}
-_HEADERS: list[Header] = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
-_ERRORS: Final[dict[int | str, dict[str, Any]]] = {code: DOCUMENTED[code] for code in (422, 503)}
 _UNKNOWN: Final[dict[int | str, dict[str, Any]]] = {
-    404: {"model": ErrorBody, "description": "Nothing was ever held of it."}, **_ERRORS,
+    404: {"model": ErrorBody, "description": "Nothing was ever held of it."}, **REFUSALS,
 }  # fmt: skip
 
 
@@ -68,7 +65,7 @@ def _pair(standing: Standing) -> APIRoute:
             "held": [one.id for one in held],
         }
         facts = {"health": health_facts(row_of(found, found.now_ms)), "metadata": metadata}
-        return _reply({"pair": pair, "period": period, **facts, "parameters": {"pair": pair, "period": period}})
+        return answered({"pair": pair, "period": period, **facts, "parameters": {"pair": pair, "period": period}})
 
     return Endpoint(
         "/health", pair_health, name="health", operation_id="get_health", tags=["truth"],
@@ -79,7 +76,7 @@ def _pair(standing: Standing) -> APIRoute:
             "was ever held of the pair; what is not known is null."
         ),
         responses={200: {"model": PairHealth}, **_UNKNOWN},
-        openapi_extra={"parameters": [_query("pair", "BTCUSDT", required=True), _query("period", "1m")]},
+        openapi_extra={"parameters": [asked_by("pair", "BTCUSDT", required=True), asked_by("period", "1m")]},
     )  # fmt: skip
 
 
@@ -102,32 +99,31 @@ def _summary(standing: Standing) -> APIRoute:
         }
         now_ms = max((one.now_ms for one in every), default=standing.clock.now_ms())
         metadata = {"last_updated": iso(now_ms), "source": "data-manager"}
-        return _reply({"data": data, "metadata": metadata, "parameters": {}})
+        return answered({"data": data, "metadata": metadata, "parameters": {}})
 
     return Endpoint(
         "/health/summary", summary, name="health_summary", operation_id="get_health_summary", tags=["truth"],
         summary="How many series stand how, and how quickly holes are found and mended.",
-        responses={200: {"model": Summary}, **_ERRORS},
+        responses={200: {"model": Summary}, **REFUSALS},
     )  # fmt: skip
 
 
 def _series(standing: Standing) -> APIRoute:
     async def series(request: Request) -> Reply:
         given = words_of(request, "series", "pair", "dataset", "status", "limit", "offset")
-        limit, offset = whole(given, "limit", 100, 1, _PAGE_MAX), whole(given, "offset", 0, 0, OFFSET_MAX)
+        part = part_of(given)
         wanted = _wanted(given, standing.market)
         every = [one for one in await standing.book.every(_AGE_MAX_S) if wanted(one)]
-        page = every[offset : offset + limit]
-        pagination = {"limit": limit, "offset": offset, "total": len(every), "has_more": offset + limit < len(every)}
-        return _reply({"data": [series_facts(one) for one in page], "pagination": pagination})
+        page = every[part.offset : part.offset + part.limit]
+        return answered(part.listed([series_facts(one) for one in page], len(every)))
 
     return Endpoint(
         "/health/series", series, name="health_series", operation_id="get_health_series", tags=["truth"],
         summary="Every series with its score, the parts of it and their weights.",
-        responses={200: {"model": SeriesHealths}, **_ERRORS},
+        responses={200: {"model": SeriesHealths}, **REFUSALS},
         openapi_extra={"parameters": [
-            _query("series", "um.candle.BTCUSDT.1m"), _query("pair", "BTCUSDT"), _query("dataset", "candle"),
-            _query("status", "unhealthy"), _query("limit", "100"), _query("offset", "0"),
+            asked_by("series", "um.candle.BTCUSDT.1m"), asked_by("pair", "BTCUSDT"), asked_by("dataset", "candle"),
+            asked_by("status", "unhealthy"), *part_words(),
         ]},
     )  # fmt: skip
 
@@ -147,7 +143,7 @@ def _history(standing: Standing) -> APIRoute:
             raise NotFound(f"nothing was ever held of {series.id}: GET /health/series lists what is held")
         asked = {"series": series.id, "start": iso(span.start_ms), "end": iso(span.end_ms), "interval": interval}
         data = [_point_facts(one) for one in points]
-        return _reply({"series": series.id, "interval": interval, "data": data, "parameters": asked})
+        return answered({"series": series.id, "interval": interval, "data": data, "parameters": asked})
 
     return Endpoint(
         "/health/history", over_time, name="health_history", operation_id="get_health_history", tags=["truth"],
@@ -158,8 +154,8 @@ def _history(standing: Standing) -> APIRoute:
         ),
         responses={200: {"model": History}, **_UNKNOWN},
         openapi_extra={"parameters": [
-            _query("series", "um.candle.BTCUSDT.1m", required=True), _query("start", "2023-04-04T00:00:00Z"),
-            _query("end", "1680652800000"), _query("interval", "1h"),
+            asked_by("series", "um.candle.BTCUSDT.1m", required=True), asked_by("start", "2023-04-04T00:00:00Z"),
+            asked_by("end", "1680652800000"), asked_by("interval", "1h"),
         ]},
     )  # fmt: skip
 
@@ -167,27 +163,26 @@ def _history(standing: Standing) -> APIRoute:
 def _log(standing: Standing) -> APIRoute:
     async def log(request: Request) -> Reply:
         given = words_of(request, "series", "kind", "start", "end", "limit", "offset")
-        limit, offset = whole(given, "limit", 100, 1, _PAGE_MAX), whole(given, "offset", 0, 0, OFFSET_MAX)
+        part = part_of(given)
         kind = given.get("kind")
         if kind not in (None, "gap", "health_check"):
             raise BadQuery("kind", kind[:64], "must be gap or health_check")
         found, total = await standing.log.notes(
-            limit=limit,
-            offset=offset,
+            limit=part.limit,
+            offset=part.offset,
             kind=kind,
-            series=series_of(given["series"], standing.market).id if "series" in given else None,
+            series=series_id_of(given, standing.market),
             span=span_of(given),
         )
-        pagination = {"limit": limit, "offset": offset, "total": total, "has_more": offset + len(found) < total}
-        return _reply({"data": found, "pagination": pagination})
+        return answered(part.listed(found, total))
 
     return Endpoint(
         "/audit/log", log, name="audit_log", operation_id="get_audit_log", tags=["truth"],
         summary="The audit log: gaps and what became of them, and when health was looked at.",
-        responses={200: {"model": Notes}, **_ERRORS},
+        responses={200: {"model": Notes}, **REFUSALS},
         openapi_extra={"parameters": [
-            _query("series", "um.candle.BTCUSDT.1m"), _query("kind", "gap"), _query("start", "2023-04-04T00:00:00Z"),
-            _query("end", "1680652800000"), _query("limit", "100"), _query("offset", "0"),
+            asked_by("series", "um.candle.BTCUSDT.1m"), asked_by("kind", "gap"),
+            asked_by("start", "2023-04-04T00:00:00Z"), asked_by("end", "1680652800000"), *part_words(),
         ]},
     )  # fmt: skip
 
@@ -282,11 +277,3 @@ def _freshness_facts(one: SeriesHealth) -> dict[str, Any] | None:
 
 def _iso(ms: int | None) -> str | None:
     return None if ms is None else iso(ms)
-
-
-def _reply(body: Any) -> Reply:
-    return Reply(200, _HEADERS, json.encode(body))
-
-
-def _query(name: str, example: str, *, required: bool = False) -> dict[str, Any]:
-    return {"name": name, "in": "query", "required": required, "schema": {"type": "string"}, "example": example}

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
+from data_manager.api.listing import Pagination
 from data_manager.domain.health import DEGRADED_FROM, HEALTHY_FROM, Grade
 
 _Percent = Annotated[float | None, Field(description="0 to 100, rounded down; null: not known.", examples=[99.93])]
@@ -144,15 +145,6 @@ class SeriesHealthFact(BaseModel):
     holes: HoleFigures
     error_budget: Budget | None
     last_audit: _Time
-
-
-class Pagination(BaseModel):
-    """Which part of all that were asked for this is."""
-
-    limit: int
-    offset: int
-    total: int
-    has_more: bool
 
 
 class SeriesHealths(BaseModel):

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 from fastapi.routing import APIRoute
-from msgspec import json, structs
+from msgspec import structs
 from starlette.requests import Request
 
-from data_manager.api.errors import DOCUMENTED, ErrorBody
-from data_manager.api.routing import Endpoint, Header, PostEndpoint, Reply
-from data_manager.api.truth_asked import body_of, series_of, span_of, span_until, states_of, wanted, words_of
+from data_manager.api.asked import body_of, series_id_of, series_of, span_of, span_until, states_of, wanted, words_of
+from data_manager.api.errors import REFUSALS, ErrorBody
+from data_manager.api.listing import part_of, part_words
+from data_manager.api.routing import Endpoint, PostEndpoint, Reply, answered, asked_by
 from data_manager.api.truth_schema import (
     AUDIT_BODY,
     AuditDone,
@@ -26,19 +27,16 @@ from data_manager.domain.errors import BadQuery, NotFound
 from data_manager.domain.holes.ledger import LedgerEntry
 from data_manager.ports import Clock
 from data_manager.ports.truth import TruthStore
-from data_manager.services.answering.query import OFFSET_MAX, whole
 from data_manager.services.auditing.desk import HOLES_MAX, Asked, Desk, audit_facts
 from data_manager.services.auditing.entering import RULE_VERSION
 from data_manager.services.conditions import Conditions
 
-_HEADERS: list[Header] = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
-_ERRORS: Final[dict[int | str, dict[str, Any]]] = {code: DOCUMENTED[code] for code in (422, 503)}
 _AUDIT_ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
     200: {"model": AuditDone},
     202: {"model": AuditUnderWay, "description": "It takes longer: ask again at href."},
     404: {"model": ErrorBody, "description": "Nothing was ever held of that series, or this process does not audit."},
     409: {"model": ErrorBody, "description": "Others audit the same, or too many audits are under way."},
-    **_ERRORS,
+    **REFUSALS,
 }
 
 
@@ -72,16 +70,16 @@ def _condition(truth: Truth) -> APIRoute:
         span = span_until(given, now_ms)
         found = await truth.conditions.condition_of(series, span, now_ms)
         facts = {"completeness": found.completeness, "ranges": range_facts(found.ranges)}
-        return _reply({"series": series.id, "start_ms": span.start_ms, "end_ms": span.end_ms, **facts})
+        return answered({"series": series.id, "start_ms": span.start_ms, "end_ms": span.end_ms, **facts})
 
     return Endpoint(
         "/condition", condition, name="condition", operation_id="get_condition", tags=["truth"],
         summary="What may be believed of a range of a series: a partition of it, and how complete it is.",
         description="Without `end`: up to now; without `start`: the day before the end.",
-        responses={200: {"model": ConditionFact}, **_ERRORS},
+        responses={200: {"model": ConditionFact}, **REFUSALS},
         openapi_extra={"parameters": [
-            _query("series", "um.candle.BTCUSDT.1h", required=True), _query("start", "2023-04-04T00:00:00Z"),
-            _query("end", "1680652800000"),
+            asked_by("series", "um.candle.BTCUSDT.1h", required=True), asked_by("start", "2023-04-04T00:00:00Z"),
+            asked_by("end", "1680652800000"),
         ]},
     )  # fmt: skip
 
@@ -89,26 +87,24 @@ def _condition(truth: Truth) -> APIRoute:
 def _holes(truth: Truth) -> APIRoute:
     async def holes(request: Request) -> Reply:
         given = words_of(request, "series", "state", "start", "end", "limit", "offset")
-        limit, offset = whole(given, "limit", 100, 1, HOLES_MAX), whole(given, "offset", 0, 0, OFFSET_MAX)
+        part = part_of(given, most=HOLES_MAX)
         found, total = await truth.store.holes(
-            limit=limit,
-            offset=offset,
-            series=series_of(given["series"], truth.market).id if "series" in given else None,
+            limit=part.limit,
+            offset=part.offset,
+            series=series_id_of(given, truth.market),
             states=states_of(given.get("state")),
             span=span_of(given),
         )
-        pagination = {"limit": limit, "offset": offset, "total": total, "has_more": offset + len(found) < total}
-        return _reply({"data": [_ledger_fact(entry) for entry in found], "pagination": pagination})
+        return answered(part.listed([_ledger_fact(entry) for entry in found], total))
 
     return Endpoint(
         "/audit/holes", holes, name="holes", operation_id="get_holes", tags=["truth"],
         summary="The hole ledger: what is missing, was missing, and what became of it.",
         description="`state`: one or more states joined by commas, or `live` for all but healed.",
-        responses={200: {"model": Ledger}, **_ERRORS},
+        responses={200: {"model": Ledger}, **REFUSALS},
         openapi_extra={"parameters": [
-            _query("series", "um.candle.BTCUSDT.1m"), _query("state", "open,healing"),
-            _query("start", "2023-04-04T00:00:00Z"), _query("end", "1680652800000"), _query("limit", "100"),
-            _query("offset", "0"),
+            asked_by("series", "um.candle.BTCUSDT.1m"), asked_by("state", "open,healing"),
+            asked_by("start", "2023-04-04T00:00:00Z"), asked_by("end", "1680652800000"), *part_words(most=HOLES_MAX),
         ]},
     )  # fmt: skip
 
@@ -118,7 +114,7 @@ def _coverage(truth: Truth) -> APIRoute:
         series = series_of(words_of(request, "series").get("series"), truth.market)
         [known] = await truth.store.truths([series.id]) or [SeriesTruth(series=series.id)]
         mark = known.mark or Mark(looked_ms=0, swept_ms=0)
-        return _reply({
+        return answered({
             "series": series.id, "rule_version": RULE_VERSION, "looked_ms": mark.looked_ms or None,
             "swept_ms": mark.swept_ms or None, "until_ms": mark.until_ms,
             "spans": [{**structs.asdict(one), "result": one.result.value} for one in known.coverage],
@@ -128,8 +124,8 @@ def _coverage(truth: Truth) -> APIRoute:
     return Endpoint(
         "/audit/coverage", coverage, name="coverage", operation_id="get_coverage", tags=["truth"],
         summary="Which spans of a series were audited, when, by which rules, with what result.",
-        responses={200: {"model": Coverage}, **_ERRORS},
-        openapi_extra={"parameters": [_query("series", "um.candle.BTCUSDT.1m", required=True)]},
+        responses={200: {"model": Coverage}, **REFUSALS},
+        openapi_extra={"parameters": [asked_by("series", "um.candle.BTCUSDT.1m", required=True)]},
     )  # fmt: skip
 
 
@@ -178,18 +174,10 @@ def _status(truth: Truth) -> APIRoute:
 def _outcome(asked: Asked) -> Reply:
     if asked.done is None:
         href = f"/audit/runs/{asked.number}"
-        body = json.encode({"run": asked.number, "status": "running", "href": href, **structs.asdict(asked.progress)})
-        return Reply(202, [*_HEADERS, (b"location", href.encode())], body)
-    return _reply(audit_facts(asked.done))
+        body = {"run": asked.number, "status": "running", "href": href, **structs.asdict(asked.progress)}
+        return answered(body, 202, (b"location", href.encode()))
+    return answered(audit_facts(asked.done))
 
 
 def _ledger_fact(entry: LedgerEntry) -> dict[str, Any]:
     return {name: getattr(entry, name) for name in LedgerFact.model_fields}
-
-
-def _reply(body: Any) -> Reply:
-    return Reply(200, _HEADERS, json.encode(body))
-
-
-def _query(name: str, example: str, *, required: bool = False) -> dict[str, Any]:
-    return {"name": name, "in": "query", "required": required, "schema": {"type": "string"}, "example": example}

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, Field
 
+from data_manager.api.listing import Pagination
 from data_manager.domain.condition.partition import Condition as Word
 from data_manager.domain.holes.ledger import HoleState
 from data_manager.services.auditing.desk import HOLES_MAX, PATIENCE_S
@@ -40,7 +41,10 @@ class AuditDone(BaseModel):
             description="Series of which nothing can be said in the span, as before their first row or in the future."
         ),
     ]
-    findings: Annotated[int, Field(description="Findings that began, changed or ended.")]
+    findings: Annotated[
+        int, Field(description="All that stands, whoever found it: holes, rows that are wrong, what was not audited.")
+    ]
+    changed: Annotated[int, Field(description="Findings that this run began, changed or ended.")]
     rows: Annotated[int, Field(description="Rows read.")]
     holes: Annotated[list[HoleFact], Field(description=f"All that is missing now, at most {HOLES_MAX}.")]
     holes_total: int
@@ -72,20 +76,11 @@ class LedgerFact(HoleFact):
     history: Annotated[list[dict[str, Any]], Field(description="Each step: at_ms, state, by, why, evidence.")]
 
 
-class LedgerPagination(BaseModel):
-    """Which part of the ledger this is."""
-
-    limit: int
-    offset: int
-    total: int
-    has_more: bool
-
-
 class Ledger(BaseModel):
     """A page of the hole ledger, by series and time."""
 
     data: list[LedgerFact]
-    pagination: LedgerPagination
+    pagination: Pagination
 
 
 class AuditedSpan(BaseModel):

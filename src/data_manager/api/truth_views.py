@@ -6,13 +6,14 @@ import asyncio
 from typing import Annotated, Any, Final
 
 from fastapi.routing import APIRoute
-from msgspec import json, structs
+from msgspec import structs
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 
-from data_manager.api.errors import DOCUMENTED
-from data_manager.api.routing import Endpoint, Header, Reply
-from data_manager.api.truth_asked import series_of, span_until, words_of
+from data_manager.api.asked import series_of, span_until, words_of
+from data_manager.api.errors import REFUSALS
+from data_manager.api.listing import Pagination, part_of, part_words
+from data_manager.api.routing import Endpoint, Reply, answered, asked_by
 from data_manager.domain.condition.calendar import by_day, clean_segments, days_of
 from data_manager.domain.condition.partition import Condition as Word
 from data_manager.domain.dataset import Series, parse_series
@@ -21,7 +22,7 @@ from data_manager.domain.errors import BadQuery
 from data_manager.domain.span import Span
 from data_manager.domain.time import DAY_MS, iso
 from data_manager.ports import Clock, Records
-from data_manager.services.answering.query import OFFSET_MAX, whole
+from data_manager.services.answering.query import whole
 from data_manager.services.conditions import Conditions
 
 SERIES_MAX: Final = 2_000
@@ -30,8 +31,6 @@ SEGMENTS_MAX: Final = 10_000
 
 _DAYS: Final = 30  # without a start
 _AT_ONCE: Final = 25  # series between two turns of others
-_HEADERS: list[Header] = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
-_ERRORS: Final[dict[int | str, dict[str, Any]]] = {code: DOCUMENTED[code] for code in (422, 503)}
 _WORDS: Final = ", ".join(word.value for word in Word)
 
 
@@ -50,15 +49,6 @@ class SeriesDays(BaseModel):
     days: Annotated[list[DayFact], Field(description="One for each of days above, in the same order.")]
 
 
-class MatrixPagination(BaseModel):
-    """Which series these are, of all."""
-
-    limit: int
-    offset: int
-    total: int
-    has_more: bool
-
-
 class Matrix(BaseModel):
     """Every series that was ever audited or counted, by id."""
 
@@ -66,7 +56,7 @@ class Matrix(BaseModel):
     end_ms: int
     days: Annotated[list[str], Field(examples=[["2023-04-04", "2023-04-05"]])]
     data: list[SeriesDays]
-    pagination: MatrixPagination
+    pagination: Pagination
 
 
 class SegmentFact(BaseModel):
@@ -99,33 +89,32 @@ def view_routes(records: Records, conditions: Conditions, clock: Clock, market: 
 def _matrix(records: Records, conditions: Conditions, clock: Clock, market: str) -> APIRoute:
     async def matrix(request: Request) -> Reply:
         given = words_of(request, "start", "end", "dataset", "pair", "limit", "offset")
-        limit, offset = whole(given, "limit", 500, 1, SERIES_MAX), whole(given, "offset", 0, 0, OFFSET_MAX)
+        part = part_of(given, most=SERIES_MAX, default=500)
         now_ms = clock.now_ms()
         days = _days(span_until(given, now_ms, _DAYS * DAY_MS))
         await conditions.refresh()
         names = {one.series.id for one in await records.statistics()} | set(conditions.known())
         wanted = sorted(name for name in names if _matches(name, given))
         data = []
-        for number, name in enumerate(wanted[offset : offset + limit]):
+        for number, name in enumerate(wanted[part.offset : part.offset + part.limit]):
             if number % _AT_ONCE == 0:
                 await asyncio.sleep(0)
             series = parse_series(name, DATASETS, market)
             data.append({"series": name, "days": _facts(conditions, series, days, now_ms)})
-        pagination = {"limit": limit, "offset": offset, "total": len(wanted)}
         starts = range(days.start_ms, days.end_ms, DAY_MS)
-        return _reply({
-            "start_ms": days.start_ms, "end_ms": days.end_ms, "days": [iso(at)[:10] for at in starts], "data": data,
-            "pagination": {**pagination, "has_more": offset + len(data) < len(wanted)},
+        return answered({
+            "start_ms": days.start_ms, "end_ms": days.end_ms, "days": [iso(at)[:10] for at in starts],
+            **part.listed(data, len(wanted)),
         })  # fmt: skip
 
     return Endpoint(
         "/condition/matrix", matrix, name="condition_matrix", operation_id="get_condition_matrix", tags=["truth"],
         summary="The condition of every series, day by day.",
         description="Whole UTC days; without `start` the last thirty. `dataset` and `pair` narrow it down.",
-        responses={200: {"model": Matrix}, **_ERRORS},
+        responses={200: {"model": Matrix}, **REFUSALS},
         openapi_extra={"parameters": [
-            _query("start", "2023-04-04"), _query("end", "2023-04-06"), _query("dataset", "candle"),
-            _query("pair", "BTCUSDT"), _query("limit", "500"), _query("offset", "0"),
+            asked_by("start", "2023-04-04"), asked_by("end", "2023-04-06"), asked_by("dataset", "candle"),
+            asked_by("pair", "BTCUSDT"), *part_words(most=SERIES_MAX, default=500),
         ]},
     )  # fmt: skip
 
@@ -162,23 +151,15 @@ def _segments(conditions: Conditions, clock: Clock, market: str) -> APIRoute:
             clean.sort(key=lambda one: (-one.length_ms, one.start_ms))
         facts = [structs.asdict(one) for one in clean[:limit]]
         about = {"series": series.id, "start_ms": span.start_ms, "end_ms": span.end_ms}
-        return _reply({**about, "total": total, "clean_ms": clean_ms, "segments": facts})
+        return answered({**about, "total": total, "clean_ms": clean_ms, "segments": facts})
 
     return Endpoint(
         "/condition/segments", segments, name="segments", operation_id="get_condition_segments", tags=["truth"],
         summary="The clean segments of a series: stretches in which nothing is missing, wrong or unknown.",
         description="`order`: longest (first), or time. Without `start`: the day before `end`, which is now.",
-        responses={200: {"model": Segments}, **_ERRORS},
+        responses={200: {"model": Segments}, **REFUSALS},
         openapi_extra={"parameters": [
-            _query("series", "um.depth_update.BTCUSDT", required=True), _query("start", "2023-04-04T00:00:00Z"),
-            _query("end", "1680652800000"), _query("order", "longest"), _query("limit", "10"),
+            asked_by("series", "um.depth_update.BTCUSDT", required=True), asked_by("start", "2023-04-04T00:00:00Z"),
+            asked_by("end", "1680652800000"), asked_by("order", "longest"), asked_by("limit", "10"),
         ]},
     )  # fmt: skip
-
-
-def _reply(body: Any) -> Reply:
-    return Reply(200, _HEADERS, json.encode(body))
-
-
-def _query(name: str, example: str, *, required: bool = False) -> dict[str, Any]:
-    return {"name": name, "in": "query", "required": required, "schema": {"type": "string"}, "example": example}

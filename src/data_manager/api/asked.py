@@ -1,15 +1,15 @@
-"""What callers of the truth routes ask: their words and bodies, checked. BadQuery names the one that is wrong."""
+"""What callers ask: the words of a query and the members of a body, checked. BadQuery names the one that is wrong."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
+from urllib.parse import parse_qsl
 
 from msgspec import DecodeError, json
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from data_manager.api.data import given_words
 from data_manager.domain.dataset import Series, parse_series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import BadQuery
@@ -18,6 +18,7 @@ from data_manager.domain.span import Span
 from data_manager.domain.time import DAY_MS, EARLIEST_MS, LATEST_MS, parse_time
 from data_manager.services.auditing.desk import PATIENCE_S
 
+_QUERY_BYTES_MAX: Final = 8_192
 _BODY_BYTES_MAX: Final = 65_536
 _WORDS: Final = ("series", "start", "end", "full", "wait")
 
@@ -79,6 +80,19 @@ def _time(value: Any, name: str) -> str:
     return str(value)
 
 
+def given_words(query_string: bytes) -> dict[str, str]:
+    """The query's words; BadQuery for one that is there twice."""
+    if len(query_string) > _QUERY_BYTES_MAX:
+        raise HTTPException(414, f"a query may be {_QUERY_BYTES_MAX} bytes long")
+    pairs = parse_qsl(query_string.decode("latin-1"), keep_blank_values=True)
+    given = dict(pairs)
+    if len(given) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise BadQuery(twice[:64], given[twice][:64], "must be given once")
+    return given
+
+
 def words_of(request: Request, *known: str) -> dict[str, str]:
     """The words of the query, none of which may be unknown."""
     given = given_words(request.scope["query_string"])
@@ -96,6 +110,11 @@ def series_of(text: str | None, market: str) -> Series:
         return parse_series(text[:200], DATASETS, market)
     except BadQuery as error:
         raise BadQuery("series", text[:200], f"{error.field} {error.rule}") from None
+
+
+def series_id_of(given: Mapping[str, str], market: str) -> str | None:
+    """The id of the series that the word series names; None without it."""
+    return series_of(given["series"], market).id if "series" in given else None
 
 
 def span_of(given: Mapping[str, str]) -> Span | None:
