@@ -18,7 +18,7 @@ from data_manager.domain.events import AggTrade, Candle, Event, Number
 from data_manager.domain.finding import Finding, FindingKind
 from data_manager.domain.job import FAILURES_MAX, Job, JobState, Target
 from data_manager.domain.span import Span
-from data_manager.domain.time import DAY_MS, MINUTE_MS, parse_time
+from data_manager.domain.time import DAY_MS, HOUR_MS, MINUTE_MS, parse_time
 from data_manager.ports import LeaseLost, Receipt
 from data_manager.services.backfill import Backfiller
 from data_manager.services.backfilling.asking import new_job, series_asked, span_asked, whole
@@ -489,7 +489,8 @@ def test_a_span_that_cannot_be_had_says_which_part_can() -> None:
     assert refused(START_MS + 5, START_MS).startswith("end_time")
     assert "up to 2023-04-14T00:00:00.000Z can be done" in refused(START_MS, now_ms + 60_000)
     assert refused(now_ms + 1, now_ms + 2).startswith("start_time")
-    assert span_asked(TRADES, START_MS, now_ms + 2_000, now_ms, EVER) == Span(START_MS, now_ms), (
+    hour = Series("um", "candle", "BTCUSDT", "1h")
+    assert span_asked(hour, START_MS, now_ms + 2_000, now_ms, EVER) == Span(START_MS, now_ms - HOUR_MS), (
         "clocks differ a little"
     )
     assert "from then on can be done" in refused(START_MS - 1, START_MS + 5, life)
@@ -497,6 +498,23 @@ def test_a_span_that_cannot_be_had_says_which_part_can() -> None:
     assert "until then can be done" in refused(START_MS, START_MS + DAY_MS + 1, life)
     assert "nothing of it can be done" in refused(START_MS + DAY_MS, START_MS + DAY_MS + 1, life)
     assert "no candle of 1M" in refused(START_MS, now_ms, series=Series("um", "candle", "BTCUSDT", "1M"))
+
+
+@pytest.mark.parametrize(
+    ("series", "back_ms"),
+    [
+        (TRADES, 10_000),
+        (Series("um", "mark_price", "BTCUSDT"), 60_000),  # one a minute
+        (Series("um", "funding_rate", "BTCUSDT"), 120_000),
+        (Series("um", "candle", "BTCUSDT", "3d"), 3 * DAY_MS + 10_000 - 1),  # nobody tells where they open
+    ],
+    ids=str,
+)
+def test_up_to_now_means_up_to_what_is_settled(series: Series, back_ms: int) -> None:
+    now_ms = START_MS + 10 * DAY_MS
+    assert span_asked(series, START_MS, now_ms, now_ms, EVER) == Span(START_MS, now_ms - back_ms)
+    with pytest.raises(BadQuery, match="too short a while ago|is over by then"):
+        span_asked(series, now_ms - back_ms, now_ms, now_ms, EVER)
 
 
 def test_only_candles_that_are_over_are_asked_for() -> None:

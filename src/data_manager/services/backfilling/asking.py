@@ -1,7 +1,7 @@
 """What may be asked for: the words of a request, checked, as a job. The same for the API, the command line and heals.
 
-A span is half open and is cut to what can be had whole: candles that are over. What cannot be had is refused with the
-part that can.
+A span is half open and is cut to what can be had whole: candles that are over, rows that are settled. What cannot be
+had is refused with the part that can.
 """
 
 from __future__ import annotations
@@ -14,14 +14,17 @@ from data_manager.domain.condition.partition import Life
 from data_manager.domain.dataset import Dataset, Series, make_series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import BadQuery
+from data_manager.domain.holes.continuity import Schedule
 from data_manager.domain.job import PRIORITIES, Choice, Job, Target
 from data_manager.domain.span import Span
-from data_manager.domain.time import INTERVALS_MS, floor_open_ms, iso, next_open_ms
+from data_manager.domain.time import DAY_MS, MINUTE_MS, floor_open_ms, iso, next_open_ms
 from data_manager.services.audit import GRACE_MS
 
 CHOICES: Final[tuple[Choice, ...]] = ("auto", "rest", "archive")
 PRIORITY: Final = 5
 """Of who names none."""
+
+_SETTLEMENT_MS: Final = 2 * MINUTE_MS  # so long after its slot a funding rate is out
 
 LifeOf = Callable[[Series], Life]
 
@@ -94,17 +97,33 @@ def span_asked(series: Series, start_ms: int, end_ms: int, now_ms: int, life: Li
     if delisted_ms is not None and end_ms > delisted_ms:
         possible = "nothing of it can be done" if start_ms >= delisted_ms else "until then can be done"
         raise BadQuery(called.end, iso(end_ms), f"{series.symbol} was delisted at {iso(delisted_ms)}: {possible}")
-    span = whole(series, Span(start_ms, end_ms), now_ms)
-    if span is None:
-        rule = f"no candle of {series.interval} that opens from {called.start} on is over by then, and by now"
-        raise BadQuery(called.end, iso(end_ms), rule)
-    return span
+    settled_ms = _settled_ms(series, now_ms)
+    span = whole(series, Span(start_ms, min(end_ms, settled_ms)), now_ms) if start_ms < settled_ms else None
+    if span is not None:
+        return span
+    if series.interval is None:
+        rule = f"is too short a while ago: up to {iso(settled_ms)} can be done"
+        raise BadQuery(called.start, iso(start_ms), rule)
+    rule = f"no candle of {series.interval} that opens from {called.start} on is over by then, and by now"
+    raise BadQuery(called.end, iso(end_ms), rule)
+
+
+def _settled_ms(series: Series, now_ms: int) -> int:
+    """Up to when all rows are out that there will be, so that a job that ends there finds somebody to ask."""
+    dataset = DATASETS[series.dataset]
+    if series.interval == "3d":  # of the others whole() knows which are over
+        return now_ms - GRACE_MS - 3 * DAY_MS + 1
+    if series.interval is not None:
+        return now_ms
+    if isinstance(dataset.continuity, Schedule):
+        return now_ms - _SETTLEMENT_MS
+    return floor_open_ms(now_ms - GRACE_MS, "1m") if dataset.coarse else now_ms - GRACE_MS
 
 
 def whole(series: Series, span: Span, now_ms: int) -> Span | None:
     """The opening times in span of candles that are over, as a span; None when there is none. Others: the span."""
     interval = series.interval
-    if interval is None or INTERVALS_MS[interval] == INTERVALS_MS["3d"]:  # its anchor is not documented
+    if interval is None or interval == "3d":  # its anchor is not documented
         return span
     start_ms, end_ms = _at_or_after(span.start_ms, interval), _at_or_after(span.end_ms, interval)
     end_ms = min(end_ms, floor_open_ms(now_ms - GRACE_MS, interval))
