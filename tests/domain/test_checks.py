@@ -224,6 +224,12 @@ def test_neighbours_are_one_offence_with_span_and_keys() -> None:
     ]
 
 
+def test_a_candle_is_blamed_from_its_open_to_its_end() -> None:
+    [first, second] = check(with_values(candles(40), "volume", {7: "1", 9: "1", 10: "1"}))
+    assert (first.start_ms, first.end_ms) == (BASE_MS + 7 * MINUTE_MS, BASE_MS + 8 * MINUTE_MS)
+    assert (second.start_ms, second.end_ms) == (BASE_MS + 9 * MINUTE_MS, BASE_MS + 11 * MINUTE_MS)
+
+
 def test_offences_are_bounded_and_lose_no_row() -> None:
     whole = with_values(trades(1_000), "quantity", dict.fromkeys((*range(0, 600, 2), 900), "0"))
     few = check(whole, CHECKS["trade"][:2], at_most=3)

@@ -208,7 +208,7 @@ async def test_a_second_audit_changes_nothing(store: SeriesStore, meta: SqlMetaS
     for again in (house.auditor, house.new()):
         for full in (False, True):
             done = await again.run(full=full)
-            assert done.findings == 0
+            assert (done.changed, done.findings) == (0, 4)
             assert len(done.holes) == 4
     after = await meta.truths()
     assert [(one.holes, one.flaws) for one in after] == [(one.holes, one.flaws) for one in before]
@@ -380,6 +380,21 @@ async def test_what_a_bus_let_go_is_lost_where_no_rule_can_see_it(meta: SqlMetaS
 
 
 # ── Values ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_stretch_of_wrong_rows_that_grows_stays_one_open_finding(meta: SqlMetaStore) -> None:
+    def quote(number: int) -> Event:
+        whole = ticker(number, BASE_MS + 1_000 * number)
+        return structs.replace(whole, bid=Number("2.01" if number >= 40 else "1.99"))
+
+    house = House(MemoryStore(), meta, BASE_MS + 60_000)
+    for until in (43, 50):
+        await house.hold([quote(number) for number in range(until)])
+        done = await house.auditor.run()
+    [flaw] = (await house.truth(TICKERS)).flaws
+    assert (flaw.reason, flaw.end_ms) == ("crossed", BASE_MS + 49_001)
+    assert [one.open for one in {one.id: one for one in house.told}.values()] == [True]
+    assert (done.changed, done.findings) == (1, 1)
 
 
 async def test_a_price_that_stands_alone_is_told_and_over_when_it_is_put_right(meta: SqlMetaStore) -> None:

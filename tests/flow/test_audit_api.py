@@ -92,7 +92,7 @@ async def test_an_audit_on_demand_says_what_is_missing(client: httpx2.AsyncClien
     answer = await client.post("/audit/run", json={"series": SERIES})
     assert answer.status_code == 200
     assert answer.json() == {
-        "audited": 1, "failed": [], "unjudged": [], "findings": 1, "rows": 49, "holes_total": 1,
+        "audited": 1, "failed": [], "unjudged": [], "findings": 1, "changed": 1, "rows": 49, "holes_total": 1,
         "holes": [
             {"series": SERIES, "start_ms": at(7), "end_ms": at(8), "kind": "grid", "missing": 1, "state": "open"},
         ],

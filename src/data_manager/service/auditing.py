@@ -43,7 +43,7 @@ class Auditing:
             grace_ms=settings.gap_tolerance_seconds * SECOND_MS,
             told_from_ms=settings.min_gap_size_seconds * SECOND_MS,
         )
-        self.desk = Desk(self.auditor)
+        self.desk = Desk(self.auditor, keep=reporter.keep)
         self._meta = meta
         self._campaign = campaign
         self._interval_s = settings.audit_interval
@@ -87,6 +87,7 @@ class Auditing:
             failed=len(done.failed),
             rows=done.rows,
             findings=done.findings,
+            changed=done.changed,
             holes=len(done.holes),
             seconds=round(done.seconds, 3),
         )

@@ -55,15 +55,17 @@ _log = structlog.get_logger(__name__)
 class Audited(Struct, frozen=True, kw_only=True):
     """What a run came to.
 
-    holes: entries of the ledger that are not healed, of the series and span audited. unjudged: ids of series of which
-    nothing can be said in the span that was asked for, as before their first row. crossed: candles that were judged by
-    other rows of the same facts.
+    holes: entries of the ledger that are not healed, of the series and span audited. findings: all that stands of
+    these, whoever found it: the holes, the flaws, and what could not be audited. changed: how many findings this run
+    began, changed or ended. unjudged: ids of series of which nothing can be said in the span that was asked for, as
+    before their first row. crossed: candles that were judged by other rows of the same facts.
     """
 
     audited: int  # series
     failed: tuple[str, ...]  # ids of series whose audit could not be done
     unjudged: tuple[str, ...] = ()
-    findings: int  # that began, changed or ended
+    findings: int
+    changed: int
     holes: tuple[LedgerEntry, ...]
     rows: int  # read
     seconds: float
@@ -299,7 +301,7 @@ class _Run:
         self._waiting: list[_Outcome] = []
         self._failed: list[str] = []
         self._unjudged: list[str] = []
-        self._findings = self._rows = 0
+        self._changed = self._rows = 0
         self._crossed = Crossed()
         self._away: Unavailable | None = None
         self._said: dict[str, _Said] = {}
@@ -321,12 +323,14 @@ class _Run:
             if self._away is not None:
                 raise self._away
         await self._write()
+        holes = tuple(self._holes(wanted))
         return Audited(
             audited=len(wanted) - len(self._failed),
             failed=tuple(self._failed),
             unjudged=tuple(self._unjudged),
-            findings=self._findings,
-            holes=tuple(self._holes(wanted)),
+            findings=len(holes) + sum(map(self._wrong, wanted)),
+            changed=self._changed,
+            holes=holes,
             rows=self._rows,
             seconds=clock.monotonic_s() - started_s,
             crossed=self._crossed,
@@ -374,16 +378,26 @@ class _Run:
             auditor._seen[one.series.id] = one.seen
         elif self._span is None:
             auditor._seen.pop(one.series.id, None)
-        self._findings += len(one.findings)
+        self._changed += len(one.findings)
         if one.findings:
             auditor._report(one.findings)
 
     def _holes(self, wanted: Sequence[Series]) -> Iterable[LedgerEntry]:
         for series in wanted:
-            truth, span = self._auditor._known.get(series.id), self._span
+            truth = self._auditor._known.get(series.id)
             for one in truth.holes if truth else ():
-                if one.live and (span is None or (one.start_ms < span.end_ms and one.end_ms > span.start_ms)):
+                if one.live and self._asked(one.start_ms, one.end_ms):
                     yield one
+
+    def _wrong(self, series: Series) -> int:
+        """Flaws of the series that stand, and audits of it that could not be done."""
+        truth, undone = self._auditor._known.get(series.id), self._auditor._undone.open_of(series.id)
+        flaws = sum(self._asked(one.start_ms, one.end_ms) for one in truth.flaws) if truth else 0
+        return flaws + sum(self._asked(one.start_ms, one.end_ms) for one in undone)
+
+    def _asked(self, start_ms: int, end_ms: int | None) -> bool:
+        span = self._span
+        return span is None or (start_ms < span.end_ms and (end_ms is None or end_ms > span.start_ms))
 
 
 def _lacks(truth: SeriesTruth, life: Life) -> bool:

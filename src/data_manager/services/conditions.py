@@ -113,6 +113,11 @@ class Conditions:
         known = self._known.get(series.id)
         return self._life_changes * _CHANGE + (0 if known is None else known.truth.version)
 
+    @property
+    def state(self) -> int:
+        """Of all that was learnt here: differs whenever any of it may."""
+        return self._life_changes * _CHANGE + self._state
+
     def known(self) -> list[str]:
         """Ids of all series that were ever audited, as far as it was learnt."""
         return list(self._known)

@@ -111,9 +111,9 @@ class HealthBook:
         self._cadences: dict[Series, tuple[Cadence | None, int]] = {}
         self._counted: dict[Series, tuple[int, int, int]] = {}  # version of the truth, doubled rows, invalid rows
         self._every: list[SeriesHealth] = []
-        self._every_s = float("-inf")
+        self._every_s, self._every_state = float("-inf"), 0
         self._series: list[Series] = []
-        self._series_s = float("-inf")
+        self._series_s, self._series_state = float("-inf"), 0
         self._turn = asyncio.Lock()
 
     async def of(self, series: Series) -> SeriesHealth:
@@ -126,16 +126,21 @@ class HealthBook:
         return await self._assessed(series, held, truth, life, doubled, invalid, now_ms)
 
     async def every(self, max_age_s: float = 0.0) -> list[SeriesHealth]:
-        """The health of every series that holds a row, by id; it may be so many seconds old. Raises Unavailable."""
+        """The health of every series that holds a row, by id. Raises Unavailable.
+
+        It may be so many seconds old, but never older than what an audit entered.
+        """
         async with self._turn:
-            if self._clock.monotonic_s() - self._every_s < max_age_s:
+            await self._conditions.refresh()
+            state = self._conditions.state
+            if state == self._every_state and self._clock.monotonic_s() - self._every_s < max_age_s:
                 return self._every
             held = await self._all_held()
             found: list[SeriesHealth] = []
             for at in range(0, len(held), _AT_ONCE):
                 found += await asyncio.gather(*(self.of(one) for one in held[at : at + _AT_ONCE]))
             self._forget_all_but(held)
-            self._every, self._every_s = found, self._clock.monotonic_s()
+            self._every, self._every_s, self._every_state = found, self._clock.monotonic_s(), state
             return found
 
     async def of_pair(self, market: str, symbol: str, interval: str | None) -> tuple[SeriesHealth, list[Series]]:
@@ -147,8 +152,11 @@ class HealthBook:
         await self._conditions.refresh()
         order = {name: place for place, name in enumerate(DATASETS)}
         held = [one for one in await self._all_held() if (one.market, one.symbol) == (market, symbol)]
+        known = held or self._was_audited(market, symbol)
+        if not known:
+            held = [one for one in await self._all_held(anew=True) if (one.market, one.symbol) == (market, symbol)]
         held.sort(key=lambda one: (order[one.dataset], one.interval or ""))
-        if not held and not self._was_audited(market, symbol):
+        if not known and not held:
             raise NotFound(f"nothing was ever held of {symbol}: GET /health/series lists what is held")
         with_interval = next(one.name for one in DATASETS.values() if one.has_interval)
         spoken_of = held[0] if held and interval is None else Series(market, next(iter(DATASETS)), symbol)
@@ -159,13 +167,18 @@ class HealthBook:
     async def knows(self, series: Series) -> bool:
         """Whether anything was ever held of a series."""
         await self._conditions.refresh()
-        return series in await self._all_held() or series.id in self._conditions.known()
+        if series.id in self._conditions.known() or series in await self._all_held():
+            return True
+        return series in await self._all_held(anew=True)
 
-    async def _all_held(self) -> list[Series]:
-        """Every series that holds a row, asked for at most every few seconds: some stores have to look at each."""
-        asked_s = self._clock.monotonic_s()
-        if asked_s - self._series_s >= _SERIES_S:
-            self._series, self._series_s = await self._store.series(), asked_s
+    async def _all_held(self, *, anew: bool = False) -> list[Series]:
+        """Every series that holds a row. Some stores have to look at each, so it is asked for every few seconds.
+
+        Sooner when an audit entered something since, and anew for whoever was not found.
+        """
+        asked_s, state = self._clock.monotonic_s(), self._conditions.state
+        if anew or state != self._series_state or asked_s - self._series_s >= _SERIES_S:
+            self._series, self._series_s, self._series_state = await self._store.series(), asked_s, state
         return self._series
 
     def _was_audited(self, market: str, symbol: str) -> bool:

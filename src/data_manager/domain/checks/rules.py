@@ -52,7 +52,9 @@ class Check(Struct, frozen=True):
 
 
 class Offence(Struct, frozen=True):
-    """Rows that break one rule, near one another. Their times lie in [start_ms, end_ms), their keys from first to last.
+    """Rows that break one rule, near one another. What they speak of lies in [start_ms, end_ms): of a candle all of it.
+
+    Their keys lie from first to last.
 
     rows: how many of those between break it; keys: the first KEYS_MAX of them.
     """
@@ -90,10 +92,12 @@ def _offences(one: Check, batch: Batch, rows: NDArray[np.int64], at_most: int) -
         cuts = np.sort(np.argpartition(-distance, at_most - 1)[: at_most - 1])
     edges = [0, *(cuts + 1).tolist(), len(rows)]
     keys, moments = batch.key[rows], batch.time_ms[rows]
-    low, high = np.minimum.reduceat(moments, edges[:-1]).tolist(), np.maximum.reduceat(moments, edges[:-1]).tolist()
+    low, high = np.minimum.reduceat(moments, edges[:-1]).tolist(), np.maximum.reduceat(moments, edges[:-1])
+    interval = batch.series[0].interval
+    ends = (high + 1 if interval is None else next_opens(high, interval)).tolist()
     return [
         Offence(
-            one.rule, one.field, one.severity, low[i], high[i] + 1, int(keys[start]), int(keys[end - 1]), end - start,
+            one.rule, one.field, one.severity, low[i], ends[i], int(keys[start]), int(keys[end - 1]), end - start,
             tuple(keys[start : min(end, start + KEYS_MAX)].tolist()),
         )
         for i, (start, end) in enumerate(pairwise(edges))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
 from typing import Any, Final
 
@@ -48,12 +48,22 @@ class Asked(Struct, frozen=True):
     progress: Progress
 
 
-class Desk:
-    """Takes requests for audits. patience_s: so long a request waits for its own, unless it says so itself."""
+async def _nothing() -> None:
+    """Where findings are kept by who made the auditor."""
 
-    def __init__(self, auditor: Auditor, patience_s: float = PATIENCE_S) -> None:
+
+class Desk:
+    """Takes requests for audits. patience_s: so long a request waits for its own, unless it says so itself.
+
+    keep: writes what was reported, so that who was told that an audit is done finds its findings.
+    """
+
+    def __init__(
+        self, auditor: Auditor, patience_s: float = PATIENCE_S, *, keep: Callable[[], Awaitable[None]] = _nothing
+    ) -> None:
         self._auditor = auditor
         self._patience_s = patience_s
+        self._keep = keep
         self._numbers = count(1)
         self._runs: OrderedDict[int, tuple[asyncio.Task[Audited], Progress]] = OrderedDict()
 
@@ -64,13 +74,19 @@ class Desk:
         if sum(not run.done() for run, _ in self._runs.values()) >= _UNDER_WAY_MAX:
             raise Conflict(f"{_UNDER_WAY_MAX} audits that were asked for are under way: wait for one to end")
         number, progress = next(self._numbers), Progress()
-        work = self._auditor.run(series, span=span, full=full, progress=progress.tell)
-        run = asyncio.create_task(work, name=f"audit {number}")
+        run = asyncio.create_task(self._audit(series, span, full, progress), name=f"audit {number}")
         run.add_done_callback(_say_failure)
         self._runs[number] = run, progress
         for old in [one for one, (other, _) in self._runs.items() if other.done()][: len(self._runs) - _KEPT_MAX]:
             del self._runs[old]
         return await self.outcome(number, self._patience_s if patience_s is None else patience_s)
+
+    async def _audit(
+        self, series: Sequence[Series] | None, span: Span | None, full: bool, progress: Progress
+    ) -> Audited:
+        done = await self._auditor.run(series, span=span, full=full, progress=progress.tell)
+        await self._keep()
+        return done
 
     async def outcome(self, number: int, patience_s: float = 0.0) -> Asked:
         """How a run stands. Raises NotFound for an unknown one, and what ended it."""
@@ -95,6 +111,7 @@ def audit_facts(done: Audited) -> dict[str, Any]:
         "failed": done.failed,
         "unjudged": done.unjudged,
         "findings": done.findings,
+        "changed": done.changed,
         "rows": done.rows,
         "holes": [{name: getattr(one, name) for name in _TOLD} for one in done.holes[:HOLES_MAX]],
         "holes_total": len(done.holes),

@@ -25,8 +25,9 @@ def changes_of(
     known = set(flaws_before)
     news = [flaw for flaw in entering.flaws if flaw not in known and not flaw.lost and flaw.reason != DISPUTED]
     found += [_flawed(series, flaw, entering.evidence.get(flaw, {}), now_ms) for flaw in news]
-    over = [_flawed(series, flaw, {}, now_ms) for flaw in entering.lifted if flaw.reason != DISPUTED]
-    return [*found, *(one.resolved(now_ms, now_ms) for one in over)]
+    standing = {(flaw.reason, flaw.start_ms) for flaw in entering.flaws}  # one that grew is the same finding
+    over = [one for one in entering.lifted if one.reason != DISPUTED and (one.reason, one.start_ms) not in standing]
+    return [*found, *(_flawed(series, flaw, {}, now_ms).resolved(now_ms, now_ms) for flaw in over)]
 
 
 def _holes(before: dict[str, LedgerEntry], held: dict[str, LedgerEntry], now_ms: int) -> Iterator[Finding]:

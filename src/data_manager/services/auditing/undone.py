@@ -39,6 +39,10 @@ class Undone:
                 self._open.setdefault(one.series or "", []).append(one)
         self._learnt = True
 
+    def open_of(self, name: str) -> Sequence[Finding]:
+        """Those of one series that stand."""
+        return self._open.get(name, ())
+
     def failed(self, name: str, looked: Looked, error: Exception, now_ms: int) -> list[Finding]:
         """Nothing is known of what the audit was about to judge: entered as such, and told why."""
         self.failures[type(error).__name__] += 1
