@@ -188,7 +188,8 @@ async def _open_ingesting(
     from data_manager.service.ingesting import Ingesting
     from data_manager.services.ingesting.dropping import Losses
 
-    losses = Losses(Decoder(settings.market), DATASET_OF, settings.market, _CLOCK)
+    decode = Decoder(settings.market, shared=settings.subject_is_shared)
+    losses = Losses(decode, DATASET_OF, settings.market, _CLOCK)
     bus = open_bus(
         nats_access(settings, [server.url] if server else settings.nats_servers),
         settings.nats_consumer_subject,
@@ -298,17 +299,17 @@ async def reader(settings: Settings) -> AsyncIterator[SeriesStore]:
 
 
 @asynccontextmanager
-async def writer(settings: Settings) -> AsyncIterator[tuple[SeriesStore, str]]:
-    """The store that the settings name, for writing, and a name for it. Raises StoreLocked while a service writes."""
+async def writer(settings: Settings) -> AsyncIterator[SeriesStore]:
+    """The store that the settings name, for writing. Raises StoreLocked while a service writes."""
     if settings.rows_url is not None:
         async with reader(settings) as store:
-            yield store, mongo_access(settings).where
+            yield store
         return
     from data_manager.adapters.store.embedded import EmbeddedStore
 
     embedded = await asyncio.to_thread(EmbeddedStore, settings.data_dir, settings.store_memory_bytes)
     try:
-        yield embedded, str(settings.data_dir.resolve())
+        yield embedded
     finally:
         await embedded.close()
 
@@ -337,7 +338,7 @@ async def backfill(settings: Settings, asked: Asked, *, wait: bool, tell: Tell) 
         stack.push_async_callback(meta.close)
 
         async def open_store() -> SeriesStore:
-            return (await stack.enter_async_context(writer(settings)))[0]
+            return await stack.enter_async_context(writer(settings))
 
         def open_sources() -> Sequence[Source]:
             return _open_past(settings, stack, meta).sources
@@ -368,7 +369,7 @@ async def retain(
             certifier = Certifier(store, meta, Conditions(meta, _CLOCK), _CLOCK)
             retention = retention_of(settings, store, meta, certifier, Reporter(meta.keep_findings), "")
             return await retention.run(series, dry_run=True, force=force, progress=tell)
-        store, _ = await stack.enter_async_context(writer(settings))
+        store = await stack.enter_async_context(writer(settings))
         return await retain_alone(settings, store, meta, series, force=force, tell=tell)
 
 

@@ -17,6 +17,7 @@ import pytest
 from msgspec.structs import replace
 
 from data_manager.adapters.bus.nats_server import NatsServer
+from data_manager.adapters.mongo.access import MongoAccess
 from data_manager.domain.finding import FindingKind
 from tests import cluster as clusters
 from tests.cluster import Cluster
@@ -227,14 +228,16 @@ async def test_the_history_of_one_machine_moves_into_the_cluster_and_back(
         assert exported["rows"] == sum(map(len, rows.values()))
     there = {"MONGODB_URL": cluster.mongo.url, "MONGODB_DB": fresh_name(), "MYSQL_URI": cluster.mysql_url}
     environ = {**bare_environment(), **there}
-    before = await killed_amid_import(environ, tmp_path / "box", len(rows))
+    access = replace(cluster.mongo, database=there["MONGODB_DB"])
+    await killed_amid_import(environ, tmp_path / "box", access, len(rows))
     arrived = json.loads(command(environ, "import", tmp_path / "box", "--json"))["series"]
     assert all(one["verified"] for one in arrived)
-    assert len(arrived) == len(rows) - before, "what had arrived is not sent again"
+    assert len(arrived) == len(rows)
+    assert sum(one["duplicate"] for one in arrived), "what had arrived is not sent again"
     assert all(one["new"] + one["duplicate"] == one["rows"] for one in arrived)
-    assert json.loads(command(environ, "import", tmp_path / "box", "--json"))["series"] == []
+    again = json.loads(command(environ, "import", tmp_path / "box", "--json"))["series"]
+    assert sum(one["duplicate"] for one in again) == exported["rows"]
 
-    access = replace(cluster.mongo, database=there["MONGODB_DB"])
     moved = Cluster(tmp_path / "moved", cluster.nats_url, access, cluster.mysql_url)
     async with clusters.running(moved):
         await moved.start("api-1")
@@ -248,18 +251,18 @@ async def test_the_history_of_one_machine_moves_into_the_cluster_and_back(
     assert contents(tmp_path / "back") == contents(tmp_path / "box")
 
 
-async def killed_amid_import(environ: Mapping[str, str], box: Path, files: int) -> int:
-    """Begin an import and kill it when the first files have arrived; how many had."""
+async def killed_amid_import(environ: Mapping[str, str], box: Path, access: MongoAccess, series: int) -> None:
+    """Begin an import, and kill it when some series have arrived."""
     with subprocess.Popen([*data_manager(), "import", str(box)], env=environ, stdout=subprocess.DEVNULL) as process:
-        await eventually(lambda: arrivals(box) > 1, within_s=30, what="the first files in the target")
+        await eventually(lambda: arrivals(access) > 1, within_s=30, what="the first series in the target")
         process.kill()
-    assert 1 < arrivals(box) < files, "killed amid the import"
-    return arrivals(box)
+    assert 1 < arrivals(access) < series, "killed amid the import"
 
 
-def arrivals(box: Path) -> int:
-    """Files that a target was found to hold."""
-    return sum(file.read_bytes().count(b"\n") for file in box.glob("arrived-*.jsonl"))
+def arrivals(access: MongoAccess) -> int:
+    """Series of which something is there."""
+    with raw(access) as client:
+        return sum(not name.startswith("data_manager.") for name in client[access.database].list_collection_names())
 
 
 def contents(box: Path) -> dict[str, str]:

@@ -8,9 +8,10 @@ import pytest
 from data_manager.adapters.store.embedded import EmbeddedStore, FoldAt
 from data_manager.domain.batch import Batch
 from data_manager.domain.errors import BadQuery, Corrupt
+from data_manager.domain.span import Span
 from data_manager.ports import SeriesStore
 from data_manager.services.moving import Arrival, bring_in, export, manifest
-from tests.contract.rows import agg_trade, batch_of, candle, depth_update, liquidation, trade
+from tests.contract.rows import BASE_MS, agg_trade, batch_of, candle, depth_update, liquidation, trade
 from tests.memory import MemoryStore
 
 BATCHES = [
@@ -31,7 +32,7 @@ async def filled() -> MemoryStore:
 
 
 async def all_of(arrivals_of: Path, store: SeriesStore) -> list[Arrival]:
-    return [one async for one in bring_in(arrivals_of, store, "a store")]
+    return [one async for one in bring_in(arrivals_of, store)]
 
 
 async def require_same(one: SeriesStore, other: SeriesStore) -> None:
@@ -51,7 +52,9 @@ async def test_everything_arrives_letter_for_letter(tmp_path: Path) -> None:
     assert all(one.verified for one in arrivals)
     assert sum(one.new for one in arrivals) == sum(one.rows for one in arrivals) == sum(map(len, BATCHES))
     await require_same(old, new)
-    assert await all_of(tmp_path / "box", new) == []  # remembered as arrived
+    again = await all_of(tmp_path / "box", new)
+    assert all(one.verified for one in again)
+    assert sum(one.duplicate for one in again) == sum(map(len, BATCHES))
     await new.close()
 
 
@@ -74,24 +77,65 @@ async def test_an_import_goes_on_where_it_stopped_and_beside_other_rows(tmp_path
     parcels = await export(old, box, rows_per_file=90)
     await new.append(batch_of([trade(number, price="7.7") for number in range(9_000, 9_010)]))
     await new.append(BATCHES[0].take(slice(0, 30)))
-    arriving = bring_in(box, new, "a store")
+    arriving = bring_in(box, new)
     first = await anext(arriving)
     assert (first.rows, first.new + first.duplicate, first.verified) == (parcels[0].rows, parcels[0].rows, True)
     await arriving.aclose()
     rest = await all_of(box, new)
-    assert len(rest) == len(parcels) - 1
+    assert len(rest) == len(parcels)
     assert all(one.verified for one in rest)
+    assert (rest[0].new, rest[0].duplicate) == (0, parcels[0].rows)
     assert await new.count(BATCHES[0].series[0]) == 510
 
 
-async def test_rows_that_came_in_behind_an_export_are_told(tmp_path: Path) -> None:
+async def test_what_a_target_lost_since_an_import_is_brought_again(tmp_path: Path) -> None:
+    await export(await filled(), tmp_path, rows_per_file=90)
+    new = MemoryStore()
+    await all_of(tmp_path, new)
+    lost = await new.drop(trades := BATCHES[0].series[0], Span(0, BASE_MS + 1_000))
+    again = await all_of(tmp_path, new)
+    assert all(one.verified for one in again)
+    assert (lost, sum(one.new for one in again)) == (99, 99)
+    assert await new.count(trades) == 500
+
+
+async def test_what_came_in_behind_or_was_replaced_since_an_export_is_written_anew(tmp_path: Path) -> None:
     store, box = MemoryStore(), tmp_path / "box"
-    await store.append(batch_of([trade(number) for number in range(10, 20)]))
-    await export(store, box)
-    await store.append(batch_of([trade(3)]))
-    with pytest.raises(Corrupt, match=r"um\.trade\.BTCUSDT: 1 rows"):
-        await export(store, box)
-    assert sum(one.rows for one in await export(store, tmp_path / "fresh")) == 11
+    await store.append(batch_of([trade(number) for number in range(100, 400)]))
+    await store.append(batch_of([candle(minute) for minute in range(60)]))
+    first = await export(store, box, rows_per_file=25)
+    await store.append(batch_of([trade(number) for number in (3, *range(210, 220), *range(390, 450))]))
+    await store.append(batch_of([trade(number) for number in range(40, 90)]))
+    await store.append(batch_of([candle(30, close="3.0")], "reconcile:1"))
+    second = await export(store, box, rows_per_file=25)
+    assert sum(one.rows for one in second) == 3 + 1 + 50 + 300 + 50 + 60 - 3
+    new = MemoryStore()
+    assert all(one.verified for one in await all_of(box, new))
+    await require_same(store, new)
+    kept = {one.file for one in first if one in second}
+    assert len(kept) == len(first) - 2, "only the first of the trades and the candle's file are others"
+    assert await export(store, box, rows_per_file=25) == second
+
+
+async def test_an_export_keeps_what_the_store_lets_go(tmp_path: Path) -> None:
+    store = await filled()
+    before = await export(store, tmp_path, rows_per_file=90)
+    await store.drop(BATCHES[0].series[0], Span(0, BASE_MS + 2_000))
+    assert await export(store, tmp_path, rows_per_file=90) == before
+    await store.append(batch_of([trade(0), trade(501)]))
+    after = await export(store, tmp_path, rows_per_file=90)
+    assert sum(one.rows for one in after) == sum(one.rows for one in before) + 2
+    new = MemoryStore()
+    assert all(one.verified for one in await all_of(tmp_path, new))
+    assert await new.count(BATCHES[0].series[0]) == 502
+
+
+async def test_a_folder_that_cannot_be_is_refused_and_an_empty_store_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(BadQuery, match="cannot be written to"):
+        await export(MemoryStore(), tmp_path / "file" / "box")
+    assert await export(MemoryStore(), tmp_path / "box") == []
+    assert await all_of(tmp_path / "box", MemoryStore()) == []
 
 
 async def test_a_file_that_changed_is_named_and_nothing_of_it_is_stored(tmp_path: Path) -> None:
@@ -104,9 +148,14 @@ async def test_a_file_that_changed_is_named_and_nothing_of_it_is_stored(tmp_path
     with pytest.raises(Corrupt, match=parcels[0].file):
         await all_of(box, new)
     victim.write_bytes(b"not parquet")
-    with pytest.raises(Corrupt, match="cannot be read"):
+    with pytest.raises(Corrupt, match="cannot be read.*delete it, and export again"):
         await all_of(box, new)
     assert await new.series() == []
+    victim.unlink()
+    with pytest.raises(Corrupt, match="cannot be read"):
+        await all_of(box, new)
+    assert await export(old, box, rows_per_file=90) == parcels
+    assert all(one.verified for one in await all_of(box, new))
 
 
 class Forgetful(MemoryStore):
@@ -120,8 +169,6 @@ async def test_a_store_that_lost_rows_is_found_out(tmp_path: Path) -> None:
     await export(await filled(), tmp_path, [BATCHES[0].series[0], BATCHES[3].series[0]])
     arrivals = await all_of(tmp_path, Forgetful())
     assert [one.verified for one in arrivals] == [False, True]  # minutes end in 0, never in 3
-    again = await all_of(tmp_path, MemoryStore())
-    assert [(one.series, one.verified) for one in again] == [("um.trade.BTCUSDT", True)]  # the other had arrived
 
 
 async def test_a_folder_without_an_export_is_refused(tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ def export(
 ) -> None:
     """Write every row of the store into a folder of Parquet files, for `import` or for any tool that reads Parquet.
 
-    Started again after an interruption it goes on where it stopped. The service may run meanwhile.
+    Started again, whether it was interrupted or not, it writes what is missing in the folder or has changed since. The
+    service may run meanwhile.
     """
     from data_manager import app
     from data_manager.domain.dataset import parse_series
@@ -40,7 +41,7 @@ def export(
         async with app.reader(in_force) as store:
             with progress("export") as tell:
                 parcels = await write(store, folder, wanted, progress=tell)
-        names = sorted({one.series for one in parcels})
+        names = sorted({one.series for one in parcels} | {one.id for one in wanted})
         mine = {name: [one.rows for one in parcels if one.series == name] for name in names}
         return [(name, len(rows), sum(rows)) for name, rows in mine.items()]
 
@@ -63,8 +64,8 @@ def bring_in(
 ) -> None:
     """Append what `export` wrote to the store that the settings name, and prove row for row that it arrived.
 
-    Can be stopped and started again, and done twice: what is held is not written again. The embedded store takes it
-    only while no service has it open.
+    Can be stopped and started again, and done twice: what the store holds is not written again, but proved again. The
+    embedded store takes it only while no service has it open.
     """
     from data_manager import app
     from data_manager.services.moving import bring_in as read
@@ -73,9 +74,9 @@ def bring_in(
     quiet_logs()
 
     async def work() -> list[dict[str, object]]:
-        async with app.writer(in_force) as (store, target):
+        async with app.writer(in_force) as store:
             with progress("import") as tell:
-                arrivals = [one async for one in read(folder, store, target, progress=tell)]
+                arrivals = [one async for one in read(folder, store, progress=tell)]
         names = sorted({one.series for one in arrivals})
         by_series = [[one for one in arrivals if one.series == name] for name in names]
         return [
@@ -93,7 +94,7 @@ def bring_in(
     found = asyncio.run(work())
     if as_json:
         say_json({"folder": str(folder), "series": found})
-    elif found:
+    else:
         heads = ("series", "rows", "new", "changed", "duplicate", "verified")
         lines = [
             tuple(
@@ -103,8 +104,6 @@ def bring_in(
             for one in found
         ]
         say_table(heads, lines, right=heads[1:-1])
-    else:
-        typer.echo("everything had arrived already")
     if not all(one["verified"] for one in found):
         typer.echo("error: what the store holds differs from the export in the series that are not verified", err=True)
         raise typer.Exit(1)
