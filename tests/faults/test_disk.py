@@ -54,6 +54,11 @@ async def test_a_full_disk_holds_everything_back_and_nothing_is_lost(
         await eventually(lambda: service.get("/health/readiness").status_code == 503, what="not ready")
         assert any("DATA_DIR" in reason for reason in service.get("/health/readiness").json()["reasons"])
         assert service.get("/health/liveness").status_code == 200
+        databases = service.get("/health/databases")  # whether it takes what is written, not only whether it answers
+        assert databases.status_code == 503
+        rows = databases.json()["databases"]["rows"]
+        assert rows["status"] == "unhealthy"
+        assert "DATA_DIR" in rows["reason"]
         stored = service.figures().of("rows_new_total")  # a little fits into the room that the log has left
         assert sum(map(len, rows_of(first).values())) <= stored < sum(map(len, rows_of(lines).values()))
         resource.prlimit(service.pid, resource.RLIMIT_FSIZE, (hard, hard))

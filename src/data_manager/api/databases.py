@@ -14,12 +14,14 @@ AskFacts = Callable[[], Awaitable[dict[str, Any]]]
 
 
 class Database(BaseModel):
-    """Whether it answers a trivial question, and how quickly."""
+    """Whether it answers a trivial question, and how quickly, and whether it takes what is written."""
 
     kind: Annotated[str, Field(examples=["embedded", "mongodb", "sqlite", "mysql"])]
     status: Literal["healthy", "unhealthy"]
     reason: Annotated[str | None, Field(description="Why it is not healthy, in words.")]
-    latency_ms: Annotated[float | None, Field(description="How long the answer took; null when there was none.")]
+    latency_ms: Annotated[
+        float | None, Field(description="Of the answer to a trivial question; null when there was none.")
+    ]
 
 
 class RowsDatabase(Database):

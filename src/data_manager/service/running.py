@@ -225,13 +225,11 @@ class Service:
 
     async def readiness(self) -> Readiness:
         """Whether we can do what our role does, component by component, and why not."""
-        parts, reasons = self.parts, dict[str, str | None]()
-        if parts.ingesting is not None:
-            reasons |= await parts.ingesting.reasons()
+        parts, reasons = self.parts, await self._refused()
         away, metadata = await asyncio.gather(reason_against(parts.store.healthy), reason_against(parts.meta.healthy))
-        reasons["store"] = reasons.get("store") or away
+        reasons["store"] = reasons["store"] or away
         reads_on = parts.role == "api" and "metadata" in self._release.reasons  # and only what it writes is refused
-        reasons["metadata"] = None if reads_on else reasons.get("metadata") or parts.reporter.reason or metadata
+        reasons["metadata"] = None if reads_on else reasons["metadata"] or metadata
         components = {name: "healthy" if reason is None else "unhealthy" for name, reason in reasons.items()}
         for kind, name in self._cluster().items():
             components[kind] = "not_configured" if name is None else components[name]
@@ -250,6 +248,13 @@ class Service:
         return Readiness(
             ready=not why, status=status, components=components, reasons=[*why, *beside, *(() if why else untold)]
         )
+
+    async def _refused(self) -> dict[str, str | None]:
+        """Why what we write is refused, by whom; without ingest there is nothing to be said of the bus."""
+        ingesting = self.parts.ingesting
+        reasons = {} if ingesting is None else await ingesting.reasons()
+        metadata = reasons.get("metadata") or self.parts.reporter.reason
+        return {**reasons, "store": reasons.get("store"), "metadata": metadata}
 
     def _untold(self, components: dict[str, str]) -> list[str]:
         """Fill in the alerts: that they do not arrive takes nothing from what we are asked for."""
@@ -285,7 +290,8 @@ class Service:
 
     async def _database_facts(self) -> dict[str, Any]:
         """The body of GET /health/databases, but for its time."""
-        facts = await self.parts.databases.facts()
+        refused = await self._refused()
+        facts = await self.parts.databases.facts(rows_refused=refused["store"], metadata_refused=refused["metadata"])
         ingesting = self.parts.ingesting
         facts["databases"]["rows"]["shed"] = None if ingesting is None else sorted(ingesting.shed)
         return facts

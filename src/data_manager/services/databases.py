@@ -53,10 +53,15 @@ class Databases:
         """At the growth of the last week; None without a bound, and while nothing can be said."""
         return self._growth.days_to_full(self.bytes_max) if self.bytes_max else None
 
-    async def facts(self) -> dict[str, Any]:
-        """The body of GET /health/databases, but for its time."""
+    async def facts(self, *, rows_refused: str | None = None, metadata_refused: str | None = None) -> dict[str, Any]:
+        """The body of GET /health/databases, but for its time.
+
+        …_refused: why writes fail, as those met it who write there: a full disk answers every question.
+        """
         rows, metadata, _ = await asyncio.gather(
-            self._asked(self._store.healthy), self._asked(self._meta.healthy), self._look_once()
+            self._asked(self._store.healthy, rows_refused),
+            self._asked(self._meta.healthy, metadata_refused),
+            self._look_once(),
         )
         sizes = self.sizes
         rows |= {
@@ -80,12 +85,13 @@ class Databases:
                 async with asyncio.timeout(_PATIENCE_S):
                     await self.look()
 
-    async def _asked(self, healthy: Callable[[], Awaitable[bool]]) -> dict[str, Any]:
+    async def _asked(self, healthy: Callable[[], Awaitable[bool]], refused: str | None) -> dict[str, Any]:
         started_s = self._clock.monotonic_s()
-        reason = await reason_against(healthy)
+        silent = await reason_against(healthy)
         took_ms = round((self._clock.monotonic_s() - started_s) * 1000, 3)
+        reason = silent or refused
         status = "healthy" if reason is None else "unhealthy"
-        return {"status": status, "reason": reason, "latency_ms": took_ms if reason is None else None}
+        return {"status": status, "reason": reason, "latency_ms": took_ms if silent is None else None}
 
 
 async def reason_against(healthy: Callable[[], Awaitable[bool]]) -> str | None:
