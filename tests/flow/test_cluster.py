@@ -142,11 +142,16 @@ async def test_drift_is_found_by_who_leads_and_ends_when_it_is_mended(
 # ---- what one replica does not hear ----------------------------------------------------------------------------------
 
 
-async def test_a_replica_is_not_alarmed_by_what_another_stores(cluster: Cluster, tmp_path: Path) -> None:
-    """One of two hears a series once, on a bus of its own; all that comes of it then goes to the other."""
+async def test_a_replica_is_not_alarmed_by_what_another_stores(
+    cluster: Cluster, mysql_server: MySqlServer, tmp_path: Path
+) -> None:
+    """One of two hears a series once, on a bus of its own; all that comes of it then goes to the other.
+
+    Their metadata is their own too: a silence that another test left open there would be theirs to watch.
+    """
     deaf_settings = {"nats_stream": fresh("DEAF"), "nats_consumer_subject": fresh("deaf.data")}
     access = replace(cluster.mongo, database=fresh_name())
-    both = Cluster(tmp_path, cluster.nats_url, access, cluster.mysql_url, program=IMPATIENT)
+    both = Cluster(tmp_path, cluster.nats_url, access, await mysql_server.fresh(), program=IMPATIENT)
     async with clusters.running(both):
         hears, deaf = both.service("ingest-hears"), both.service("ingest-deaf", **deaf_settings)
         await asyncio.gather(hears.start(), deaf.start())
