@@ -50,7 +50,8 @@ class Tally:
     new: Counter[str] = field(default_factory=Counter)
     changed: Counter[str] = field(default_factory=Counter)
     duplicate: Counter[str] = field(default_factory=Counter)
-    rejected: Counter[tuple[str, str]] = field(default_factory=Counter)  # by event type and reason
+    refused: Counter[tuple[str, str]] = field(default_factory=Counter)  # by event type and reason, once that is known
+    rejected: Counter[tuple[str, str]] = field(default_factory=Counter)  # the same, once their dead letters are kept
     ignored: Counter[str] = field(default_factory=Counter)  # by reason
     dropped: int = 0
     in_flight: int = 0

@@ -429,6 +429,11 @@ async def test_a_slow_caller_holds_no_more_than_the_bound(durable: Place) -> Non
         assert payloads_of(held) == numbered(100)
         assert (await bus.state()).pending == 900
         await bus.ack(held[:30])
+
+        async def told_of() -> bool:
+            return (await bus.state()).pending == 900
+
+        await eventually(told_of, what="what came and was not taken yet, besides what the server holds")
         more = await take_quietly(bus)
         assert payloads_of(more) == numbered(30, start=100)
         await bus.ack(held[:30])  # twice is once: these make no more room

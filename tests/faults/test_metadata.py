@@ -98,7 +98,9 @@ async def test_a_stop_does_not_wait_for_the_metadata(
     async with running(service), connected(server.url) as client:
         async with locked(tmp_path / "meta"):
             await publish(client, service.subject, payloads)
-            await eventually(lambda: service.figures().of("messages_failed_total") == len(payloads) - 1_000)
+            await eventually(lambda: service.figures().of("rows_new_total") == 1_000)
+            await eventually(lambda: service.figures().of("events_in_flight") == len(payloads) - 1_000)
+            assert service.figures().of("messages_failed_total") == 0, "no dead letter is kept yet"
             told(times=1, seconds_to_stop=await service.stop())
         await service.start()
         await drained(client, service)

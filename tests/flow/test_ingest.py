@@ -261,8 +261,11 @@ async def test_dead_letters_wait_for_their_store_and_rows_do_not() -> None:
     await eventually(lambda: len(desk.acked) == 4)
     assert sorted(desk.acked) == ["1", "2", "4", "5"]
     assert desk.tally.oldest_unflushed_ms == NOW_MS
+    assert (desk.tally.refused.total(), desk.tally.rejected.total(), desk.tally.in_flight) == (2, 0, 2)
+    assert desk.tally.missing() == 0
     desk.meta_open.set()
     await running
+    assert (desk.tally.rejected, desk.tally.in_flight) == (desk.tally.refused, 0)
     assert [letter.payload for letter in desk.dead] == [b"garbage", b"more"]
     assert sorted(desk.acked) == ["0", "1", "2", "3", "4", "5"]
     assert desk.tally.missing() == 0

@@ -354,11 +354,11 @@ def test_rows_that_name_no_time_say_nothing_of_lag() -> None:
 def test_parse_errors_of_a_stream_by_reason() -> None:
     bench = Bench()
     bench.seconds(1)
-    bench.tally.rejected["unknown", "invalid"] += 5
-    bench.tally.rejected["unknown", "undecodable"] += 5
+    bench.tally.refused["unknown", "invalid"] += 5
+    bench.tally.refused["unknown", "undecodable"] += 5
     assert bench.seconds(65) == [], "five of each are allowed"
-    bench.tally.rejected["unknown", "invalid"] += 6
-    bench.tally.rejected["trade", "invalid"] += 1
+    bench.tally.refused["unknown", "invalid"] += 6
+    bench.tally.refused["trade", "invalid"] += 1
     (raised,) = bench.seconds(5)
     assert (raised.kind, raised.stream, raised.series, raised.evidence) == (
         PARSE_ERRORS, "unknown", None, {"invalid": 6},
@@ -482,7 +482,7 @@ async def test_a_version_that_comes_during_a_write_is_not_forgotten(meta: SqlMet
 async def test_what_an_earlier_run_left_open_ends_when_all_is_well(meta: SqlMetaStore) -> None:
     first = Bench()
     first.seconds(3, "BTCUSDT", "ETHUSDT")
-    first.tally.rejected["unknown", "invalid"] += 9
+    first.tally.refused["unknown", "invalid"] += 9
     first.seconds(5, "BTCUSDT", "ETHUSDT", lag_ms=60_000)
     first.seconds(70)
     foreign = some(1, series="um.nothing.BTCUSDT")

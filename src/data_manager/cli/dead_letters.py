@@ -125,7 +125,8 @@ def _reader(in_force: settings.Settings) -> "Reader":
     from data_manager.adapters.clock import SystemClock
     from data_manager.services.dead_letters.replay import Reader
 
-    return Reader(Decoder(in_force.market), DATASET_OF, in_force.market, SystemClock())
+    decode = Decoder(in_force.market, shared=in_force.subject_is_shared)
+    return Reader(decode, DATASET_OF, in_force.market, SystemClock())
 
 
 async def _replay(in_force: settings.Settings, ids: Sequence[str], reason: str | None) -> "Replayed":

@@ -21,7 +21,7 @@ class BusState(Struct, frozen=True, kw_only=True):
     connected: bool
     reason: str | None = None  # why not connected, in words for an operator
     durable: bool = False  # what is not acknowledged comes again
-    pending: int | None = None  # stored by the server, not yet delivered to anyone
+    pending: int | None = None  # stored by the server and not yet delivered, or here and not yet handed over
     reconnects: int = 0
     errors: int = 0
     dropped: int = 0  # messages a bus without memory had to let go since the start

@@ -10,6 +10,7 @@ from msgspec import structs
 
 from data_manager.adapters.binance.wire import DATASET_OF, LABELLED, Decoder
 from data_manager.adapters.binance.wire_paths import path_of
+from data_manager.adapters.binance.wire_precise import FOREIGN
 from data_manager.adapters.bus.nats_server import NatsServer
 from data_manager.adapters.clock import SystemClock
 from data_manager.adapters.resilience import Breaker
@@ -83,7 +84,7 @@ class Ingesting:
         limits = Limits(settings.max_batch_size, settings.flush_bytes_max, settings.flush_age_ms)
         ports = Ports(
             self._bus,
-            Decoder(settings.market),
+            Decoder(settings.market, shared=settings.subject_is_shared),
             lambda batch: self._store_breaker.call(lambda: self._store.append(batch)),
             lambda letters: self._meta_breaker.call(lambda: self._keep_dead(letters)),
             CLOCK,
@@ -162,7 +163,8 @@ class Ingesting:
         return {"nats": structs.asdict(state), "breakers": breakers}
 
     async def facts(self) -> dict[str, Any]:
-        """The body of GET /health/ingest."""
+        """The body of GET /health/ingest, with what the bus holds at this moment: nobody may take old news for done."""
+        self._metrics.bus = await self._bus.state()
         return self._status.facts(self._metrics.bus)
 
     @property
@@ -183,10 +185,14 @@ class Ingesting:
         self._watch.judge(None if bus is None or bus.connected else bus.reason or "not connected")
 
     def _nothing_parses(self) -> str | None:
-        rejected = self.tally.rejected.total()
-        if rejected >= _NOTHING_PARSES and rejected == self.tally.total_received():
-            return f"{rejected} events arrived and none could be read: see the dead letters"
-        return None
+        tally = self.tally
+        unread, foreign = tally.refused.total(), tally.ignored[FOREIGN.reason]
+        read = tally.new.total() + tally.changed.total() + tally.duplicate.total() + tally.dropped
+        if read or unread + foreign < _NOTHING_PARSES:
+            return None
+        if not unread:
+            return f"{foreign} messages arrived, none of them market data: is NATS_CONSUMER_SUBJECT right?"
+        return f"{unread} events arrived and none could be read: see the dead letters"
 
     async def _say_stats(self) -> None:
         tally = self.tally

@@ -234,10 +234,9 @@ def _refuse(ports: Ports, tally: Tally, held: Held, dataset: Dataset, refused: S
 
 
 def _bury(tally: Tally, held: Held, dataset: Dataset, delivery: Delivery, why: Rejected) -> None:
-    """An event that was counted in flight becomes a dead letter."""
-    tally.rejected[dataset.wire, why.reason] += 1
-    tally.in_flight -= 1
-    held.dead.append(Dead(delivery, why))
+    """An event becomes a dead letter; it is in flight until that is kept."""
+    tally.refused[dataset.wire, why.reason] += 1
+    held.dead.append(Dead(delivery, dataset.wire, why))
 
 
 async def _store(ports: Ports, tally: Tally, held: Held, part: _Part) -> None:

@@ -85,7 +85,7 @@ class Watch:
         self._subjects = Subjects(self._rules.silence_s, self._rules.subjects_max)
         self._verdicts = {kind: Verdicts(self._rules.turns) for kind in WATCHED}
         self._open: dict[tuple[FindingKind, Subject], list[Finding]] = {}
-        self._refused = deque([tally.rejected.copy()], maxlen=_MINUTE_TURNS + 1)
+        self._refused = deque([tally.refused.copy()], maxlen=_MINUTE_TURNS + 1)
         self._listened_s = 0.0
         self._held_up_s = 0.0  # not listened, less what was listened since
         self._away: str | None = None
@@ -217,7 +217,7 @@ class Watch:
 
     def _unreadable(self) -> Mask:
         """Mask of the streams with more refused events of one reason within a minute than may be."""
-        self._refused.append(self._tally.rejected.copy())
+        self._refused.append(self._tally.refused.copy())
         bad = {
             self._subjects.slot_of(stream)
             for (stream, _), count in self._refused_lately().items()

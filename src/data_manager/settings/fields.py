@@ -378,6 +378,11 @@ class Settings:
         return re.split(r"\s*,\s*", self.binance_streams) if self.binance_streams else STREAMS[self.market]
 
     @property
+    def subject_is_shared(self) -> bool:
+        """Whether NATS_CONSUMER_SUBJECT is a wildcard, so that what other services send comes too."""
+        return self.nats_consumer_subject[-1] in "*>"
+
+    @property
     def feed_subject(self) -> str:
         """Where the feed sends: NATS_CONSUMER_SUBJECT, with a word of ours for its wildcard."""
         return re.sub(r"[*>]$", "feed", self.nats_consumer_subject)

@@ -43,12 +43,18 @@ def dataset_of(event: Event) -> Dataset:
 
 
 class Decoder:
-    """Decodes messages of one market (um, cm or spot). Rows of another are ignored if they say so, else rejected."""
+    """Decodes messages of one market (um, cm or spot). Rows of another are ignored if they say so, else rejected.
 
-    def __init__(self, market: str = "um") -> None:
+    shared: other services send on the subject too (it is a wildcard), so objects that are no market data are ignored.
+    On a subject of its own nothing else is expected: there they are rejected, and a publisher who wraps its events
+    anew is noticed.
+    """
+
+    def __init__(self, market: str = "um", *, shared: bool = False) -> None:
         if market not in MARKETS:
             raise BadSetting("MARKET", market, f"must be one of {' '.join(MARKETS)}")
         self._market = market
+        self._shared = shared
         self._ours = lru_cache(maxsize=65_536)(partial(is_symbol, market=market))
         self._finish: dict[type, Finish] = {
             words.WireKline: words.finish_kline,
@@ -143,6 +149,8 @@ class Decoder:
 
     def _outcome(self, row: precise.Row, place: Place) -> Outcome:
         found = precise.read(row, place, self._market)
+        if found == precise.FOREIGN and not self._shared:
+            return UnknownKind(f"{place.where or 'message'}: neither e nor the shape says what it is")
         finish = self._finish.get(found.__class__)
         outcome: Outcome = finish(found, place) if finish else found
         return outcome

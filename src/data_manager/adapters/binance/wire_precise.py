@@ -24,6 +24,9 @@ from data_manager.domain.events import Ignored
 from data_manager.domain.symbols import is_symbol
 
 Row = dict[str, Raw]
+FOREIGN = Ignored("foreign")
+"""What read() says of a bare object that nothing tells to be market data: another service's, or market data wrapped in
+a way we do not know."""
 
 
 def read(row: Row, place: Place, market: str) -> Any:
@@ -110,7 +113,7 @@ _READERS = {
 def _reason(row: Row) -> str:
     if row.keys() >= {"result", "id"} or row.keys() >= {"error", "id"} or _dig(row, "error.code") is not None:
         return "subscribe_ack"
-    return "heartbeat" if row.keys() >= {"service", "timestamp", "version", "status"} else "foreign"
+    return "heartbeat" if row.keys() >= {"service", "timestamp", "version", "status"} else FOREIGN.reason
 
 
 # --- whose it is

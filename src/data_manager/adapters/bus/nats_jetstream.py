@@ -87,7 +87,7 @@ class NatsJetStream(NatsBus):
             connected=it.connected,
             reason=it.reason,
             durable=True,
-            pending=pending,
+            pending=None if pending is None else pending + len(self._arrivals.waiting),
             reconnects=it.reconnects,
             errors=it.errors,
             dropped=self._discarded.total,

@@ -92,15 +92,25 @@ async def look(js: JetStreamContext, options: StreamOptions) -> Standing:
 def _standing(stream: api.StreamInfo, consumer: api.ConsumerInfo) -> Standing:
     read = consumer.delivered
     read_at = consumer.created if read is None or read.last_active is None else read.last_active
+    all_ours = stream.config.subjects == [consumer.config.filter_subject]
     return Standing(
         born=str(stream.created),
         unread_from=1 if read is None else read.stream_seq + 1,
         read_ms=ms_of(read_at),
         first=stream.state.first_seq,
-        pending=consumer.num_pending or 0,
+        pending=max(consumer.num_pending or 0, _unread(stream.state, read) if all_ours else 0),
         deliveries=0 if read is None else read.consumer_seq,
-        all_ours=stream.config.subjects == [consumer.config.filter_subject],
+        all_ours=all_ours,
     )
+
+
+def _unread(state: api.StreamState, read: api.SequenceInfo | None) -> int:
+    """What lies behind the last delivery: num_pending tells of a message only a moment after it was acknowledged.
+
+    Messages deleted one by one may lie anywhere: they are taken for unread ones, so that this is never too much.
+    """
+    before = max(state.first_seq - 1, 0 if read is None else read.stream_seq)
+    return max(0, state.last_seq - before - (state.num_deleted or 0))
 
 
 async def _stream(js: JetStreamContext, subject: str, options: StreamOptions) -> api.StreamInfo:

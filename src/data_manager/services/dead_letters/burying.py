@@ -1,8 +1,8 @@
 """Dead letters on their way to their store. Rows never wait for it: a flush hands its dead over and goes on.
 
-A message is acknowledged when all its dead letters are kept, and not before. What waits is bounded: beyond the limit
-the next flush waits too, and with it all that is pulled. A write costs as much as some hundred letters do, so the first
-is kept at once, and those that come soon afterwards go together.
+A message is acknowledged when all its dead letters are kept, and not before; until then they count as in flight. What
+waits is bounded: beyond the limit the next flush waits too, and with it all that is pulled. A write costs as much as
+some hundred letters do, so the first is kept at once, and those that come soon afterwards go together.
 """
 
 from __future__ import annotations
@@ -84,6 +84,7 @@ class Burying:
             await self._keep([one.letter for one in dead])
             del self._buffer.unkept[: len(dead)]
             self._unkept_bytes -= sum(len(one.letter.payload) for one in dead)
+            self._buffer.count_kept(dead)
             self._buffer.note_oldest()
             await self._ack(list({id(one.delivery): one.delivery for one in dead}.values()))
         self._under_way = None

@@ -64,10 +64,11 @@ class Rows:
 class Dead:
     """A dead letter that is not kept yet, and the message it is of."""
 
-    __slots__ = ("delivery", "letter")
+    __slots__ = ("delivery", "event_type", "letter")
 
-    def __init__(self, delivery: Delivery, why: Rejected) -> None:
+    def __init__(self, delivery: Delivery, event_type: str, why: Rejected) -> None:
         self.delivery = delivery
+        self.event_type = event_type
         self.letter = DeadLetter(
             received_ms=delivery.received_ms,
             subject=delivery.subject,
@@ -127,8 +128,9 @@ class Buffer:
             rows.deliveries.append(delivery)
         elif isinstance(outcome, Rejected):
             self.tally.received["unknown"] += 1
-            self.tally.rejected["unknown", outcome.reason] += 1
-            self._dead.append(Dead(delivery, outcome))
+            self.tally.refused["unknown", outcome.reason] += 1
+            self.tally.in_flight += 1
+            self._dead.append(Dead(delivery, "unknown", outcome))
         else:
             self.tally.ignored[outcome.reason] += 1
 
@@ -159,6 +161,11 @@ class Buffer:
         self._events = self._size_bytes = 0
         self._flushing = held.deliveries
         return held
+
+    def count_kept(self, dead: Sequence[Dead]) -> None:
+        """These dead letters are in their store: rejected, and in flight no more."""
+        self.tally.rejected.update((one.event_type, one.letter.reason) for one in dead)
+        self.tally.in_flight -= len(dead)
 
     def flushed(self) -> None:
         """What was taken last is stored."""
