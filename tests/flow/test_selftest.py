@@ -21,7 +21,7 @@ from data_manager.services.auditing.entering import Entering
 from data_manager.services.selftest.faults import FAULTS, REQUIRED, Around, Faulty, Missing, Put
 from data_manager.services.selftest.playing import Played
 from data_manager.services.selftest.running import Result
-from data_manager.services.selftest.scoring import score
+from data_manager.services.selftest.scoring import Score, score
 from data_manager.services.selftest.tape import generated, told
 from tests.truth import path_of
 
@@ -212,6 +212,26 @@ def test_a_hole_that_is_not_named_exactly_is_missed_and_a_false_alarm() -> None:
     assert (untold.recall, untold.precision) == (0.0, 1.0), "what is only entered helps nobody"
     known = BREAK._replace(start_ms=5_000, end_ms=6_000)
     assert score("drop", faulty, played(known), played(known, BREAK)).perfect, "it was said of the clean tape too"
+
+
+@pytest.mark.parametrize(
+    ("of_ours", "put", "missed", "passed"),
+    [
+        (False, {"drop": 0, "chain_break": 2}, 0, True), (False, {"drop": 0, "chain_break": 2}, 1, False),
+        (False, {"drop": 0, "chain_break": 0}, 0, False), (True, {"drop": 0, "chain_break": 2}, 0, False),
+        (True, {"drop": 3, "chain_break": 2, "stall": 0}, 0, True),
+    ],
+)  # fmt: skip
+def test_what_a_recording_has_no_place_for_fails_no_self_test(
+    of_ours: bool, put: dict[str, int], missed: int, passed: bool
+) -> None:
+    scores = []
+    for name, count in put.items():
+        recall, found = (1 - missed / count, count - missed) if count else (None, 0)
+        scores.append(Score(fault=name, put=count, found=found, reported=0, explained=0, recall=recall, precision=None))
+    done = Result(seed=1, messages=9, audit_every_s=5.0, clean=0, clean_tape=of_ours, scores=tuple(scores))
+    assert done.passed == passed
+    assert done.untested == tuple(name for name, count in put.items() if not count)
 
 
 def test_rows_that_nobody_touched_must_be_held_as_they_were() -> None:

@@ -66,7 +66,7 @@ def selftest(
     work = selftest_of(seed, tapes, of, only or [], minutes=minutes, told_from_ms=told_from_ms, grace_ms=grace_ms)
     done = asyncio.run(work)
     if as_json:
-        say_json({"passed": done.passed, **_facts(done)})
+        say_json({"passed": done.passed, "untested": done.untested, **_facts(done)})
     else:
         _say(done)
     if not done.passed:
@@ -165,6 +165,8 @@ def _say(done: "Result") -> None:
         for one in done.scores
     ]  # fmt: skip
     say_table(heads, lines, right=heads[1:-1])
+    if done.untested:
+        typer.echo(f"the tape has no place for {', '.join(done.untested)}: not tested", err=True)
     for one in done.scores:
         for missed in one.missed:
             typer.echo(f"{one.fault}: not found: {missed}", err=True)

@@ -41,11 +41,22 @@ class Result(Struct, frozen=True, kw_only=True):
 
     @property
     def passed(self) -> bool:
-        """Whether everything was found that must be, and nothing else; each of it was there to be found."""
+        """Whether everything was found that must be, and nothing else, and there was something to be found.
+
+        A recording may have no place for a class of fault; a market of ours has one for each that must be found.
+        """
         if self.clean and self.clean_tape:
             return False
-        by_fault = {one.fault: one for one in self.scores}
-        return all(by_fault[name].perfect and by_fault[name].put > 0 for name in self.required if name in by_fault)
+        must = [one for one in self.scores if one.fault in self.required]
+        tested = [one for one in must if one.put > 0]
+        if must and (not tested or (self.clean_tape and len(tested) < len(must))):
+            return False
+        return all(one.perfect for one in tested)
+
+    @property
+    def untested(self) -> tuple[str, ...]:
+        """Classes of fault for which the tape has no place."""
+        return tuple(one.fault for one in self.scores if not one.put)
 
 
 def _unheard(done: int, total: int, what: str) -> None:
