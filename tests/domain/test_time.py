@@ -17,6 +17,7 @@ from data_manager.domain.time import (
     iso,
     ms_of,
     next_open_ms,
+    parse_bound,
     parse_duration,
     parse_time,
     require_interval,
@@ -104,6 +105,34 @@ def test_a_time_with_a_zone_is_that_instant(ms: int, minutes: int) -> None:
 )
 def test_what_people_and_programs_write_is_understood(text: str, ms: int) -> None:
     assert parse_time(text) == ms
+
+
+@pytest.mark.parametrize(
+    ("text", "ms"),
+    [
+        ("0", EARLIEST_MS),
+        ("1970-01-01", EARLIEST_MS),
+        ("2009-12-31T23:59:59.999Z", EARLIEST_MS),
+        ("2010-01-01T00:00:00Z", EARLIEST_MS),
+        ("2023-04-05T00:00:00.010+00:00Z", AT_MS),
+        ("1680652800010", AT_MS),
+        ("2099-12-31T23:59:59.999Z", LATEST_MS - 1),
+        ("2100-01-01", LATEST_MS - 1),
+        ("9999-12-31T23:59:59", LATEST_MS - 1),
+        ("9999999999999", LATEST_MS - 1),
+    ],
+)
+def test_a_bound_may_lie_beyond_all_events(text: str, ms: int) -> None:
+    assert parse_bound(text) == ms
+
+
+@pytest.mark.parametrize(
+    "text", ["1680652800", "1680652800010000", "-1", "00", "1970-13-01", "0001-01-01", "1969-12-31", ""]
+)
+def test_a_bound_in_seconds_or_microseconds_or_of_no_calendar_is_refused(text: str) -> None:
+    with pytest.raises(BadQuery) as caught:
+        parse_bound(text, field="end")
+    assert caught.value.field == "end"
 
 
 @pytest.mark.parametrize(

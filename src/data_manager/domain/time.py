@@ -100,6 +100,22 @@ def parse_time(text: str, *, field: str = "start") -> int:
     return ms
 
 
+def parse_bound(text: str, *, field: str = "start") -> int:
+    """parse_time for an end of a span that may lie before all market events, or after them: 0, 1970, the year 9999.
+
+    Then it is the first or the last instant that parse_time knows. Seconds and microseconds are refused as there.
+    """
+    text = text.strip()
+    beyond = _parse_iso(text, field) if _YEAR_BEYOND.match(text) else _BEYOND.get(text)
+    if beyond is None:
+        return parse_time(text, field=field)
+    return min(max(beyond, EARLIEST_MS), LATEST_MS - 1)
+
+
+_YEAR_BEYOND = re.compile(r"(19[7-9]|200|2[1-9]\d|[3-9]\d\d)\d-", re.ASCII)
+_BEYOND: Final = {"0": 0, "9999999999999": LATEST_MS}  # of numbers only what nobody can mean otherwise
+
+
 def _parse_iso(text: str, field: str) -> int:
     found = _ISO.fullmatch(text)
     if found is not None:

@@ -26,7 +26,7 @@ from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import BadQuery
 from data_manager.domain.span import Span
 from data_manager.domain.symbols import is_symbol
-from data_manager.domain.time import EARLIEST_MS, LATEST_MS, parse_time
+from data_manager.domain.time import EARLIEST_MS, LATEST_MS, parse_bound
 from data_manager.ports import SeriesStore
 
 OFFSET_MAX = 1_000_000
@@ -114,8 +114,8 @@ def parse(
     cursor = _cursor(given["cursor"]) if "cursor" in given else None
     query = Query(
         series=_series(dataset, market, given),
-        start_ms=parse_time(given["start"], field="start") if "start" in given else None,
-        end_ms=parse_time(given["end"], field="end") if "end" in given else None,
+        start_ms=parse_bound(given["start"], field="start") if "start" in given else None,
+        end_ms=parse_bound(given["end"], field="end") if "end" in given else None,
         limit=whole(given, "limit", min(limit_default, limit_max), 1, limit_max),
         offset=whole(given, "offset", 0, 0, OFFSET_MAX),
         descending=_descending(given),
