@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_manager.domain.errors import BadQuery
-from data_manager.domain.span import Span, difference, intersection, union
+from data_manager.domain.span import Span, cut_at, difference, intersection, union
 
 spans = st.builds(lambda start, length: Span(start, start + length), st.integers(-40, 40), st.integers(1, 25))
 many = st.lists(spans, max_size=8)
@@ -63,3 +63,11 @@ def test_a_span_is_never_empty(end: int) -> None:
     with pytest.raises(BadQuery, match="start") as caught:
         Span(10, end)
     assert caught.value.field == "start"
+
+
+@given(many, st.lists(st.integers(-5, 60)))
+def test_cut_spans_hold_the_same_instants_and_no_edge_lies_inside(parts: list[Span], edges: list[int]) -> None:
+    cut = cut_at(union(parts), edges)
+    assert union(cut) == union(parts)
+    assert all(one.end_ms <= other.start_ms for one, other in pairwise(cut))
+    assert not any(one.start_ms < edge < one.end_ms for one in cut for edge in edges)

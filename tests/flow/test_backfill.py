@@ -20,6 +20,7 @@ from data_manager.domain.job import FAILURES_MAX, Job, JobState, Target
 from data_manager.domain.span import Span
 from data_manager.domain.time import DAY_MS, HOUR_MS, MINUTE_MS, parse_time
 from data_manager.ports import LeaseLost, Receipt
+from data_manager.ports.source import Offer, Wanted
 from data_manager.services.backfill import Backfiller
 from data_manager.services.backfilling.asking import new_job, series_asked, span_asked, whole
 from tests.conftest import eventually
@@ -148,6 +149,27 @@ async def test_ids_that_the_source_jumps_over_are_named_also_across_its_pieces_a
     job = await stage.job(job)
     assert [one.missing for one in job.absent] == [1, 10, 1]
     assert await stage.held(TRADES) == [number for number in range(4_000) if number not in lost]
+
+
+async def test_holes_with_one_row_between_them_are_each_fetched_between_their_own_rows(stage: Stage) -> None:
+    def between(after: int, before: int) -> Target:
+        return Target(trade(after).traded_ms, trade(before).traded_ms, after, before)
+
+    asked = list[tuple[int | None, int | None]]()
+    offers = stage.source.offers
+
+    def noting(wanted: Wanted, now_ms: int) -> list[Offer]:
+        asked.append((wanted.after, wanted.before))
+        return offers(wanted, now_ms)
+
+    stage.source.offers = noting  # type: ignore[method-assign]  # what the source is asked for is the point
+    job = new_job(TRADES, [between(19, 22), between(22, 25), between(25, 27), between(40, 43)], NOW_MS, by="audit")
+    job = await stage.meta.submit_job(job)
+    await stage.run()
+    job = await stage.job(job)
+    assert (job.state, job.error, job.remaining) == (JobState.COMPLETED, None, [])
+    assert asked == [(19, 22), (22, 25), (25, 27), (40, 43)]
+    assert await stage.held(TRADES) == [*range(19, 27), *range(40, 43)]
 
 
 async def test_a_source_without_any_row_says_so(stage: Stage) -> None:

@@ -20,7 +20,7 @@ from data_manager.domain.dataset import Dataset
 from data_manager.domain.errors import Conflict
 from data_manager.domain.finding import Evidence
 from data_manager.domain.holes.continuity import Grid
-from data_manager.domain.span import Span, difference, intersection, union
+from data_manager.domain.span import Span, cut_at, difference, intersection, union
 from data_manager.domain.time import INTERVALS_MS, floor_open_ms
 
 Choice = Literal["auto", "rest", "archive"]
@@ -146,7 +146,12 @@ class Job(Struct, frozen=True, kw_only=True):
     @property
     def remaining(self) -> list[Span]:
         """What is not finished yet."""
-        return difference((one.span for one in self.wanted), self.done)
+        return self.without()
+
+    def without(self, present: Iterable[Span] = ()) -> list[Span]:
+        """What is neither finished nor in these. Each span lies in one stretch of what is wanted, and knows its keys."""
+        left = difference((one.span for one in self.wanted), [*self.done, *present])
+        return cut_at(left, (one.start_ms for one in self.wanted))
 
     @property
     def cursor_ms(self) -> int:

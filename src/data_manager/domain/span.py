@@ -3,6 +3,7 @@
 What is missing = wanted minus present, a pure function over sorted disjoint spans.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 
 from msgspec import Struct
@@ -71,3 +72,14 @@ def difference(wanted: Iterable[Span], present: Iterable[Span]) -> list[Span]:
         if at < span.end_ms:
             missing.append(Span(at, span.end_ms))
     return missing
+
+
+def cut_at(spans: Iterable[Span], edges: Iterable[int]) -> list[Span]:
+    """Sorted, disjoint spans, cut in two wherever an edge lies inside one: neighbours that touch stay apart there."""
+    inner = sorted(set(edges))
+    parts: list[Span] = []
+    for span in spans:
+        low, high = bisect_right(inner, span.start_ms), bisect_left(inner, span.end_ms)
+        ends = [span.start_ms, *inner[low:high], span.end_ms]
+        parts += map(Span, ends, ends[1:])
+    return parts

@@ -100,7 +100,7 @@ class Run:
         missed: list[Span] = []
         choice = self.job.source
         failure: SourceFailed | None = None
-        while left := difference(self._left(), missed):
+        while left := self._left(missed):
             try:
                 for span in left:
                     missed += await self._stretch(span)
@@ -132,9 +132,9 @@ class Run:
         """Who may be asked now: by the job's choice, which is wider when it took over another one."""
         return [one for one in self._every if self.job.source in ("auto", one.name) and one.name not in self._given_up]
 
-    def _left(self) -> list[Span]:
-        """What is not finished, noted or not."""
-        return difference(self.job.remaining, (one.span for one in self._pieces))
+    def _left(self, missed: Sequence[Span]) -> list[Span]:
+        """What is not finished, noted or not, nor missed."""
+        return self.job.without([*(one.span for one in self._pieces), *missed])
 
     def _instead_of(self, error: Failed) -> None:
         """Ask the others from now on, if what went wrong is that source's alone."""
