@@ -149,7 +149,7 @@ class Job(Struct, frozen=True, kw_only=True):
         return self.without()
 
     def without(self, present: Iterable[Span] = ()) -> list[Span]:
-        """What is neither finished nor in these. Each span lies in one stretch of what is wanted, and knows its keys."""
+        """What is neither finished nor in these. Each span lies in one stretch of the wanted, and knows its keys."""
         left = difference((one.span for one in self.wanted), [*self.done, *present])
         return cut_at(left, (one.start_ms for one in self.wanted))
 
