@@ -33,6 +33,12 @@ async def test_three_processes_share_the_work_on_one_data_dir(tmp_path: Path) ->
             assert (lease["leading"], lease["epoch"], lease["holder"]) == (True, 1, lease["we_are"])
             assert work.figures().of("audit_leader_status") == 1
             assert "nats" not in work.page("/health/readiness")["components"]
+            day = {"start_time": "2024-01-01T00:00:00Z", "end_time": "2024-01-02T00:00:00Z"}
+            job = {"symbol": "BTCUSDT", "data_type": "candles", "timeframe": "1h", **day}
+            assert api.post("/backfill/start", job).json()["status"] == "pending"
+            told = "backfill: 1 jobs wait: another process writes the embedded store"
+            await eventually(lambda: told in str(work.page("/health/readiness")["reasons"]), within_s=30, what="why")
+            assert work.page("/health/readiness")["status"] == "degraded"
             for one in (api, work, ingest):
                 assert await one.stop() < 5.0
 

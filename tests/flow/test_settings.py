@@ -6,6 +6,8 @@ from typing import get_args, get_type_hints
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pymongo.uri_parser import parse_uri
+from sqlalchemy import make_url
 
 from data_manager import settings
 from data_manager.domain.dataset import MARKETS
@@ -90,7 +92,10 @@ def test_who_reports_gets_the_defaults_beside_the_problems() -> None:
     ("environ", "name"),
     [
         ({"API_PORT": "9090"}, "METRICS_PORT"),
-        ({"LEADER_ELECTION_TIMEOUT": "15"}, "LEADER_ELECTION_HEARTBEAT_INTERVAL"),
+        (
+            {"LEADER_ELECTION_TIMEOUT": "15", "LEADER_ELECTION_HEARTBEAT_INTERVAL": "8"},
+            "LEADER_ELECTION_HEARTBEAT_INTERVAL",
+        ),
         ({"FLUSH_AGE_MS": "1000", "NATS_ACK_WAIT_S": "1"}, "FLUSH_AGE_MS"),
         ({"NATS_TLS_CERT_FILE": "cert.pem"}, "NATS_TLS_KEY_FILE"),
     ],
@@ -99,6 +104,14 @@ def test_settings_that_contradict_each_other_are_refused(environ: dict[str, str]
     with pytest.raises(BadSettings, match=name):
         load(environ)
     assert load({"API_PORT": "0", "METRICS_PORT": "0"}).api_port == 0
+
+
+def test_a_short_term_alone_is_enough() -> None:
+    assert load({}).heartbeat_s == load({"LEADER_ELECTION_TIMEOUT": "300"}).heartbeat_s == 10
+    assert load({"LEADER_ELECTION_TIMEOUT": "3"}).heartbeat_s == 1
+    assert load({"LEADER_ELECTION_TIMEOUT": "15", "LEADER_ELECTION_HEARTBEAT_INTERVAL": "2"}).heartbeat_s == 2
+    with pytest.raises(BadSettings, match="must be a whole number from 1 to 1200 s"):
+        load({"LEADER_ELECTION_HEARTBEAT_INTERVAL": "1.5"})
 
 
 @given(st.dictionaries(st.sampled_from(NAMES), st.text(max_size=30).map(lambda text: text.replace("\0", ""))))
@@ -140,6 +153,18 @@ def test_the_rows_are_embedded_unless_a_mongodb_is_named() -> None:
     login = {"MONGODB_USER": "petrosa", "MONGODB_PASSWORD": "p:@"}
     assert load({"MONGODB_HOST": "db", **login}).rows_url == "mongodb://petrosa:p%3A%40@db:27017/"
     assert load({"MONGODB_HOST": "db", "MONGODB_URL": "mongodb+srv://x"}).rows_url == "mongodb+srv://x"
+
+
+def test_drivers_read_a_login_as_it_was_given() -> None:
+    user, password = "svc.data@corp", "a b+c%d:/?#é"
+    login = {
+        f"{kind}_{what}": text
+        for kind in ("MYSQL", "MONGODB")
+        for what, text in (("USER", user), ("PASSWORD", password))
+    }
+    found = load({**login, "MYSQL_HOST": "db", "MONGODB_HOST": "db"})
+    sql, mongo = make_url(found.metadata_url), parse_uri(str(found.rows_url))
+    assert (sql.username, sql.password) == (mongo["username"], mongo["password"]) == (user, password)
 
 
 def test_what_is_not_secret_of_a_url_is_shown() -> None:

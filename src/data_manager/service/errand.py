@@ -105,7 +105,7 @@ async def run_alone(
         LEASE,
         CLOCK,
         term_s=settings.leader_election_timeout,
-        every_s=settings.leader_election_heartbeat_interval,
+        every_s=settings.heartbeat_s,
     )
     backfiller = Backfiller(
         sources, store.append, CLOCK, owner=campaign.holder, at_once=settings.max_concurrent_tasks, plan=by_cost

@@ -153,7 +153,7 @@ async def retain_alone(
         LEASE,
         CLOCK,
         term_s=settings.leader_election_timeout,
-        every_s=settings.leader_election_heartbeat_interval,
+        every_s=settings.heartbeat_s,
     )
     reporter = Reporter(meta.keep_findings, waiting_max=100_000)
     certifier = Certifier(store, meta, Conditions(meta, CLOCK), CLOCK)

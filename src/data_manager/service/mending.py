@@ -36,6 +36,7 @@ _HEAL_S: Final = 1.0
 _COUNT_S: Final = 5.0
 _LIVES_S: Final = 3_600.0
 _LOOK_S: Final = 10.0
+_ONE_WRITER: Final = "another process writes the embedded store; serve --role all, or MongoDB, runs them"
 _log = structlog.get_logger(__name__)
 
 LifeOf = Callable[[Series], Awaitable[SymbolLife | None]]
@@ -101,8 +102,7 @@ class Mending:
             ),
             certifier=Certifier(store, meta, Conditions(meta, CLOCK), CLOCK, rest=1.0),
         )
-        if settings.enable_backfiller and not writes:
-            _log.warning("no backfill jobs are run here", reason="another process writes the embedded store: role all")
+        self._jobs_wait = settings.enable_backfiller and not writes
 
     def again(self) -> Iterator[Again]:
         """Its turns."""
@@ -113,6 +113,13 @@ class Mending:
             yield Again("heal", _HEAL_S, lambda: self._lead(self.healing.turn))
         if self._past.life_of is not None:
             yield Again("lives of symbols", _LOOK_S, lambda: self._lead(self._learn_lives))
+
+    def reason(self) -> str | None:
+        """Why jobs wait that are for us to run; None where they do not, or where somebody else runs them."""
+        if not self._jobs_wait or self._campaign.held() is None or not self.counts:
+            return None
+        waiting = self.counts.get(JobState.PENDING, 0)
+        return f"{waiting} jobs wait: {_ONE_WRITER}" if waiting else None
 
     async def close(self) -> None:
         """Put the jobs at work back, so that whoever leads next goes on at once."""

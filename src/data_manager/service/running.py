@@ -268,12 +268,17 @@ class Service:
     def _beside_readiness(self, components: dict[str, str]) -> list[str]:
         """Fill in the parts without which requests are answered all the same; what is wrong with them, in words."""
         working = self.parts.working
-        if working is None or not working.auditing.on:
+        if working is None:
             components["auditor"] = "not_configured"
             return []
+        waits = working.mending.reason()
+        reasons = [] if waits is None else [f"backfill: {waits}"]
+        if not working.auditing.on:
+            components["auditor"] = "not_configured"
+            return reasons
         reason = working.auditing.reason()
         components["auditor"] = "healthy" if reason is None else "unhealthy"
-        return [] if reason is None else [f"auditor: {reason}"]
+        return reasons if reason is None else [f"auditor: {reason}", *reasons]
 
     def _cluster(self) -> dict[str, str | None]:
         """The predecessor's names of the databases: which of ours it is, None where the embedded one stands for it."""

@@ -55,7 +55,7 @@ class Working:
             "work",
             CLOCK,
             term_s=settings.leader_election_timeout,
-            every_s=settings.leader_election_heartbeat_interval,
+            every_s=settings.heartbeat_s,
         )
         self.auditing = Auditing(settings, store, meta, reporter, self._campaign)
         self.mending = Mending(

@@ -68,8 +68,9 @@ def parsed(setting: Setting, kind: Any, text: str) -> object:
         if text.casefold() not in choices:
             raise ValueError(valid_text(setting, kind))
         return choices[text.casefold()]
-    if kind in (int, float):
-        return _number(setting, kind, text)
+    number = _number_kind(kind)
+    if number is not None:
+        return _number(setting, number, text)
     if re.fullmatch(setting.pattern, text) is None:
         raise ValueError(valid_text(setting, kind))
     return Path(text).expanduser() if kind in (Path, Path | None) else text
@@ -79,6 +80,11 @@ def _choices(kind: Any) -> dict[str, object]:
     if kind is bool:
         return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
     return {choice.casefold(): choice for choice in get_args(kind)} if get_origin(kind) is Literal else {}
+
+
+def _number_kind(kind: Any) -> type[int] | type[float] | None:
+    """int or float, also where the setting may be unset; None for all else."""
+    return next((one for one in (int, float) if kind in (one, one | None)), None)
 
 
 def _number(setting: Setting, kind: type[int] | type[float], text: str) -> float:
@@ -95,8 +101,9 @@ def _number(setting: Setting, kind: type[int] | type[float], text: str) -> float
 
 def valid_text(setting: Setting, kind: Any) -> str:
     """What would be valid, as the end of a sentence that begins with the variable."""
-    if kind in (int, float):
-        what = "a whole number" if kind is int else "a number"
+    number = _number_kind(kind)
+    if number is not None:
+        what = "a whole number" if number is int else "a number"
         unit = f" {setting.unit}" if setting.unit not in ("", "port") else ""
         return f"must be {what} from {setting.at_least:.16g} to {setting.at_most:.16g}{unit}"
     choices = _choices(kind)

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
-from urllib.parse import quote_plus
+from urllib.parse import quote
 
 from data_manager.adapters.binance.feed_names import PAIRS, STREAMS
 from data_manager.settings.declaring import (
@@ -64,7 +64,9 @@ class Settings:
     )
     mysql_host: str | None = a_login("Host of the MySQL or MariaDB server that holds the metadata.")
     mysql_port: int = a_port(3306, "Its port.", at_least=1)
-    mysql_user: str = a_name("root", "User there.")
+    mysql_user: str = a_setting(
+        "root", "User there.", pattern=r"\S{1,80}", valid="must be 1 to 80 signs without a space"
+    )
     mysql_password: str | None = a_login("Password there.", secret=True)
     mysql_db: str = a_name("petrosa_data_manager", "Database there.")
 
@@ -230,8 +232,13 @@ class Settings:
     leader_election_timeout: int = a_setting(
         30, "How long a leader that falls silent stays leader.", unit="s", at_least=2, at_most=3_600
     )
-    leader_election_heartbeat_interval: int = a_setting(
-        10, "Pause between two tries to become or to stay leader.", unit="s", at_least=1, at_most=1_200
+    leader_election_heartbeat_interval: int | None = a_setting(
+        None,
+        "Pause between two tries to become or to stay leader.",
+        unit="s",
+        at_least=1,
+        at_most=1_200,
+        unset="a third of LEADER_ELECTION_TIMEOUT, at most 10 s",
     )
 
     enable_auditor: bool = a_setting(
@@ -368,6 +375,11 @@ class Settings:
         return f"mongodb://{login}{_address(self.mongodb_host, self.mongodb_port)}/"
 
     @property
+    def heartbeat_s(self) -> float:
+        """LEADER_ELECTION_HEARTBEAT_INTERVAL, or what fits LEADER_ELECTION_TIMEOUT."""
+        return self.leader_election_heartbeat_interval or min(10.0, self.leader_election_timeout / 3)
+
+    @property
     def fed_pairs(self) -> list[str]:
         """SUPPORTED_PAIRS, or the market's usual ones."""
         return re.split(r"\s*,\s*", self.supported_pairs) if self.supported_pairs else PAIRS[self.market]
@@ -404,8 +416,8 @@ class Settings:
 
 
 def _login_of(user: str, password: str | None) -> str:
-    """The part of a URL before the host; whatever stands in a password is escaped."""
-    return quote_plus(user) + (f":{quote_plus(password)}" if password else "") + "@"
+    """The part of a URL before the host; whatever stands in it is escaped, a blank so that every driver reads it."""
+    return ":".join(quote(one, safe="") for one in (user, password) if one) + "@"
 
 
 def _address(host: str, port: int) -> str:

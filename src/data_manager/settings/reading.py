@@ -57,7 +57,7 @@ def _contradictions(settings: Settings) -> Iterator[BadSetting]:
         yield BadSetting(
             "NATS_TLS_KEY_FILE", settings.nats_tls_key_file, "must be set together with NATS_TLS_CERT_FILE"
         )
-    if settings.leader_election_heartbeat_interval * 2 > settings.leader_election_timeout:
+    if settings.heartbeat_s * 2 > settings.leader_election_timeout:
         yield BadSetting(
             "LEADER_ELECTION_HEARTBEAT_INTERVAL",
             settings.leader_election_heartbeat_interval,
