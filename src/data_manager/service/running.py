@@ -233,7 +233,7 @@ class Service:
         components = {name: "healthy" if reason is None else "unhealthy" for name, reason in reasons.items()}
         for kind, name in self._cluster().items():
             components[kind] = "not_configured" if name is None else components[name]
-        components["analytics"] = "not_configured"
+        components |= {"analytics": "not_configured", "nats": components.get("nats", "not_configured")}
         feeding = parts.feeding  # an exchange that is away takes nothing from what we are asked for
         components["feed"] = "not_configured" if feeding is None else "unhealthy" if feeding.reason else "healthy"
         why = [f"{name}: {reason}" for name, reason in reasons.items() if reason is not None]
