@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import chain, count, islice
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from nats.aio.client import Client
 from tests.conftest import eventually
 from tests.faults.conftest import FULL, Told
 from tests.faults.replicas import STORES, Replicas
-from tests.faults.streams import payloads, recorded
+from tests.faults.streams import payloads, recorded, trade
 from tests.servers import own_server
 from tests.service import Service, connected, drained, publish
 from tests.truth import Line, paths_of, rows_of
@@ -24,7 +25,7 @@ from tests.truth import Line, paths_of, rows_of
 NAMES = ("2021-07-22_sushi-akro-keep-ctk", "2023-04-04_btcusdt", "2023-04-05_btcusdt_part1")
 ACK_WAIT_S = 2.0
 ROUNDS = 5 if FULL else 1
-ROUND_S = 12.0  # one takes no longer on a slow machine
+ROUND_S = 12.0  # one mostly takes no longer
 STEP = 100
 SLOWLY = [sys.executable, "-m", "tests.faults.slow_store", "0.05"]
 SETTINGS = {"program": SLOWLY, "nats_ack_wait_s": ACK_WAIT_S, "message_queue_size": 2_000, "max_batch_size": 500}
@@ -43,7 +44,7 @@ async def test_one_killed_and_one_frozen(tmp_path: Path, lines: list[Line], stor
         replicas = Replicas(tmp_path, server.url, 3, store, **SETTINGS)
         async with replicas.running() as services, connected(server.url) as client:
             redelivered = 0
-            async with Load(client, services[0].subject, payloads(lines)):
+            async with Load(client, services[0].subject, lines) as load:
                 for turn in range(ROUNDS):
                     killed, frozen, _ = dice.sample(services, 3)
                     await at_work(services, f"seed {seed}, round {turn}")
@@ -60,37 +61,42 @@ async def test_one_killed_and_one_frozen(tmp_path: Path, lines: list[Line], stor
                 assert service.get("/health/readiness").status_code == 200
                 service.figures().require_law()
                 assert service.figures().of("events_dropped_total") == 0
-            twice = await replicas.require(rows_of(lines))
+            twice = await replicas.require(rows_of(load.published))
             assert [await service.stop() < 5.0 for service in services] == [True] * 3
-    told(times=2 * ROUNDS, published=len(lines), redelivered=redelivered, held_by_more_than_one=twice)
+    told(times=2 * ROUNDS, published=len(load.published), redelivered=redelivered, held_by_more_than_one=twice)
 
 
 class Load:
-    """Publishes within its block at a pace that outlasts the rounds, and the rest at full speed at its end."""
+    """Publishes as long as its block lasts: a recording at a pace that mostly outlasts it, then trades without end."""
 
-    def __init__(self, client: Client, subject: str, payloads: Sequence[bytes]) -> None:
+    def __init__(self, client: Client, subject: str, lines: Sequence[Line]) -> None:
+        self.published: list[Line] = []
         self._client = client
         self._subject = subject
-        self._payloads = payloads
-        self._hurry = asyncio.Event()
+        self._recorded = len(lines)
+        self._more = chain(lines, (trade("ETHUSDT", number) for number in count()))
+        self._over = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> None:
+    async def __aenter__(self) -> "Load":
         self._task = asyncio.create_task(self._publish())
+        return self
 
     async def __aexit__(self, *_: object) -> None:
+        """The rest of the recording comes at full speed."""
         assert self._task is not None
-        assert not self._task.done(), "the load ended before the faults did"
-        self._hurry.set()
+        self._over.set()
         await self._task
 
     async def _publish(self) -> None:
-        pause_s = STEP / len(self._payloads) * ROUND_S * (ROUNDS + 1)
-        for at in range(0, len(self._payloads), STEP):
-            await publish(self._client, self._subject, self._payloads[at : at + STEP])
+        pause_s = STEP / self._recorded * ROUND_S * (ROUNDS + 1)
+        while len(self.published) < self._recorded or not self._over.is_set():
+            some = list(islice(self._more, STEP))
+            await publish(self._client, self._subject, payloads(some))
+            self.published += some
             with suppress(TimeoutError):
-                async with asyncio.timeout(0 if self._hurry.is_set() else pause_s):
-                    await self._hurry.wait()
+                async with asyncio.timeout(0 if self._over.is_set() else pause_s):
+                    await self._over.wait()
 
 
 async def at_work(services: Sequence[Service], what: str) -> None:
