@@ -91,6 +91,22 @@ async def test_a_month_is_its_days_and_funding_comes_by_the_month_only() -> None
         assert daily.status_code == 404
 
 
+async def test_metrics_are_there_by_the_day_and_say_what_rest_says_of_these_periods() -> None:
+    path = f"{ROOT}/daily/metrics/BTCUSDT/BTCUSDT-metrics-2026-03-04.zip"
+    async with running() as exchange:
+        names, *rows = await lines(exchange, path)
+        asked = {"symbol": "BTCUSDT", "period": "5m", "startTime": START, "endTime": START + DAY, "limit": 288}
+        held = await exchange.rows("/futures/data/openInterestHist", **asked)
+        ratios = await exchange.rows("/futures/data/topLongShortPositionRatio", **asked)
+        assert (names[0], len(names), len(rows)) == ("create_time", 8, 288)
+        assert (rows[0][0], rows[-1][0]) == ("2026-03-04 00:00:00", "2026-03-04 23:55:00")
+        assert [row[2] for row in rows] == [one["sumOpenInterest"] for one in held]
+        assert [row[5] for row in rows] == [one["longShortRatio"] for one in ratios]
+        await exchange.fault("doubled", paths="*metrics*")
+        assert [tuple(row) for row in (await lines(exchange, path))[1:]] == [tuple(row) for row in rows for _ in "ab"]
+        assert (await exchange.get(path.replace("-03-04", "-02").replace("daily", "monthly"))).status_code == 404
+
+
 async def test_months_of_months_are_in_their_own_folder() -> None:
     async with running() as exchange:
         _, row = await lines(exchange, f"{ROOT}/monthly/klines/BTCUSDT/1mo/BTCUSDT-1mo-2026-02.zip")

@@ -116,6 +116,32 @@ async def test_a_lost_difference_breaks_the_chain_of_a_book() -> None:
 # ---- sockets -----------------------------------------------------------------------------------------------------
 
 
+async def test_the_event_that_closes_a_candle_can_be_dropped_alone() -> None:
+    async with running() as exchange:
+        await exchange.fault("lose", streams="btcusdt@kline_1m", closes=True)
+        messages = await heard(exchange, path="/market/stream?streams=btcusdt@kline_1m/ethusdt@kline_1m")
+    closed = {message["stream"] for message in messages if message["data"]["k"]["x"]}
+    assert closed == {"ethusdt@kline_1m"}
+    assert len({message["data"]["k"]["t"] for message in messages if message["stream"] == "btcusdt@kline_1m"}) > 5
+
+
+async def test_a_slow_socket_falls_behind_in_order_and_the_next_one_does_not() -> None:
+    async with running() as exchange, exchange.socket(TRADES, max_size=None) as old:
+        await eventually(lambda: len(exchange.exchange.hub.listeners) == 1)
+        await exchange.fault("lag", delay_ms=500, end_ms=NOW + 600_000)
+        await exchange.forward(0.001)
+        async with exchange.socket(TRADES, max_size=None) as new:
+            await eventually(lambda: len(exchange.exchange.hub.listeners) == 2)
+            await exchange.forward(300)
+            slow, quick = await drained(old), await drained(new)
+            assert ids(slow) == ids(quick)[: len(ids(slow))]
+            assert 0.5 < len(slow) / len(quick) < 0.8, "two thirds are there when each second is half a second late"
+            await exchange.forward(600)
+            slow += await drained(old)
+            quick += await drained(new)
+        assert ids(slow) == ids(quick) == whole(ids(quick))
+
+
 async def test_dropped_sockets_get_no_goodbye_and_only_once() -> None:
     async with running() as exchange:
         async with exchange.socket(TRADES) as market, exchange.socket("/public/ws") as public:

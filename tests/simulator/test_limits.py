@@ -24,6 +24,7 @@ def made(limit: int = 2_400) -> tuple[Limits, HandClock]:
         ("trades", {}, 5), ("historicalTrades", {}, 200), ("depth", {}, 1), ("depth", {"limit": 50}, 2),
         ("depth", {"limit": 100}, 5), ("depth", {"limit": 500}, 10), ("depth", {"limit": 1_000}, 20),
         ("premiumIndex", {}, 1), ("ticker/24hr", {}, 1), ("exchangeInfo", {}, 1), ("openInterest", {}, 1),
+        ("rpiDepth", {}, 20), ("constituents", {}, 2), ("tradingSchedule", {}, 5), ("insuranceBalance", {}, 1),
     ],
 )  # fmt: skip
 async def test_each_request_costs_what_was_measured(path: str, params: dict, weight: int) -> None:

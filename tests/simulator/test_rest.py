@@ -36,6 +36,7 @@ SHAPES = {
         "/futures/data/globalLongShortAccountRatio",
         {"symbol": "BTCUSDT", "period": "4h"},
     ),
+    "indexInfo_BTCDOMUSDT": ("indexInfo", {"symbol": "BTCDOMUSDT"}),
     "time": ("time", {}),
     "error_ticker24hr_invalid_symbol": ("ticker/24hr", {"symbol": "BTCUSD_201225"}),
     "exchangeInfo_few_symbols": ("exchangeInfo", {}),
@@ -51,7 +52,7 @@ GONE = {"exchangeInfo": {"settlePlan", "timeInforce"}}
 
 
 def made(**plan: Any) -> Exchange:
-    return Exchange(Plan(symbols=plan.pop("symbols", ("BTCUSDT", "ETHUSDT", "SOLUSDT", "ALGOUSDT")), start_ms=NOW, **plan), HandClock())  # fmt: skip
+    return Exchange(Plan(symbols=plan.pop("symbols", ("BTCUSDT", "ETHUSDT", "SOLUSDT", "ALGOUSDT", "BTCDOMUSDT")), start_ms=NOW, **plan), HandClock())  # fmt: skip
 
 
 def ask(exchange: Exchange, path: str, **params: Any) -> Any:

@@ -23,7 +23,7 @@ CONTRACTS = universe((), 5, NOW)
 MARKET = Market(CONTRACTS, 5)
 FEED = Streams(MARKET, Quotes(MARKET, 5), Books(5))
 PUBLIC = ("btcusdt@trade", "btcusdt@bookTicker", "btcusdt@depth", "btcusdt@depth20@100ms", "btcusdt@rpiDepth@500ms", "!bookTicker")  # fmt: skip
-ROUTED = ("btcusdt@aggTrade", "btcusdt@kline_1m", "btcusdt@kline_1h", "btcusdt_perpetual@continuousKline_5m", "btcusdt@markPrice", "btcusdt@markPrice@1s", "!markPrice@arr", "!markPrice@arr@1s", "btcusdt@ticker", "!ticker@arr", "btcusdt@miniTicker", "!miniTicker@arr", "btcusdt@forceOrder", "!forceOrder@arr", "币安人生usdt@aggTrade")  # fmt: skip
+ROUTED = ("btcusdt@aggTrade", "btcusdt@kline_1m", "btcusdt@kline_1h", "btcusdt_perpetual@continuousKline_5m", "btcusdt@markPrice", "btcusdt@markPrice@1s", "!markPrice@arr", "!markPrice@arr@1s", "btcusdt@ticker", "!ticker@arr", "btcusdt@miniTicker", "!miniTicker@arr", "btcusdt@forceOrder", "!forceOrder@arr", "币安人生usdt@aggTrade", "btcdomusdt@compositeIndex", "tradingSession")  # fmt: skip
 NONE = ("BTCUSDT@aggTrade", "nousdt@aggTrade", "btcusdt@kline_1s", "btcusdt@kline_1x", "btcusdt@depth20@250ms", "btcusdt@depth7", "btcusdt@AggTrade", "btcusdt", "", "!nothing", "btcusdt@markPrice@2s")  # fmt: skip
 
 
@@ -64,7 +64,8 @@ def test_our_own_decoder_reads_every_payload(name: str) -> None:
     decode = Decoder("um")
     events = FEED.events(name, NOW - (2 * HOUR if "forceOrder" in name else 5 * MINUTE), NOW, 0)
     assert events
-    wanted = UnknownKind if "miniTicker" in name or "continuousKline" in name else Event | Ignored
+    foreign = ("miniTicker", "continuousKline", "compositeIndex", "tradingSession")
+    wanted = UnknownKind if any(kind in name for kind in foreign) else Event | Ignored
     for event in events:
         for outcome in decode(event.payload, NOW):
             assert isinstance(outcome, wanted), (event.payload[:200], outcome)
@@ -134,6 +135,12 @@ def test_streams_of_all_carry_other_markets_and_contracts_without_funding() -> N
     together = [row for frame in frames for row in frame]
     assert {row["st"] for row in together} == {1, 2}
     assert any(row["T"] == 0 and row["r"] == "0.00000000" for row in together)
+
+
+def test_liquidations_of_all_say_whose_market_they_are_of() -> None:
+    frames = told("!forceOrder@arr", NOW - 12 * HOUR, NOW)
+    assert {(frame["st"], frame["o"]["ps"]) for frame in frames} > {(1, "BTCUSDT"), (2, "AAVEUSD")}
+    assert all("st" not in frame and "ps" not in frame["o"] for frame in told("btcusdt@forceOrder", NOW - HOUR, NOW))
 
 
 def test_the_shown_clock_may_be_wrong_and_the_market_is_not() -> None:

@@ -79,7 +79,7 @@ class Exchange:
         self.rest = Rest(
             tape, quotes, books, self.clock, self.limits, self.faults, only=ENDPOINTS if plan.recordings else ()
         )
-        self.archives = None if plan.recordings else Archives(tape, plan.seed, self.clock, self.faults)
+        self.archives = None if plan.recordings else Archives(tape, quotes, plan.seed, self.clock, self.faults)
         self.hub = Hub(feed or Streams(tape, quotes, books), self.clock, self.faults)
         self._stopped = asyncio.Event()
 

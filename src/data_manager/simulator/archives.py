@@ -3,9 +3,9 @@
     /data/futures/um/daily/klines/BTCUSDT/1m/BTCUSDT-1m-2026-03-04.zip[.CHECKSUM]
     /data/futures/um/monthly/trades/BTCUSDT/BTCUSDT-trades-2026-02.zip[.CHECKSUM]
 
-A day is published the next morning at 08:40, a few minutes more or less; a month on the first Monday after it at 10:00;
-funding by the month only. Files of before 2022 have no header. The same file is the same bytes each time, unless a
-fault makes it another one.
+A day is published the next morning at 08:40, a few minutes more or less; a month on the first Monday after it at 10:00.
+There are no days of funding, and no months of metrics (open interest and ratios). Files of before 2022 have no header.
+The same file is the same bytes each time, unless a fault makes it another one.
 """
 
 import io
@@ -32,6 +32,8 @@ from data_manager.simulator.contracts import Contract, interval_ms, settlements
 from data_manager.simulator.faults import Faults
 from data_manager.simulator.market import Tape
 from data_manager.simulator.noise import Index, key_of
+from data_manager.simulator.quotes import Quotes
+from data_manager.simulator.statistics import ANSWERS, opens_between
 from data_manager.simulator.tape import Bounded, Mask
 
 _ROOT: Final = "/data/futures/um/"
@@ -48,6 +50,11 @@ _AGG_TRADES: Final = (
 )  # fmt: skip
 _TRADES: Final = ("id", "price", "qty", "quote_qty", "time", "is_buyer_maker")
 _FUNDING: Final = ("calc_time", "funding_interval_hours", "last_funding_rate")
+_METRICS: Final = (
+    "create_time", "symbol", "sum_open_interest", "sum_open_interest_value", "count_toptrader_long_short_ratio",
+    "sum_toptrader_long_short_ratio", "count_long_short_ratio", "sum_taker_long_short_vol_ratio",
+)  # fmt: skip
+_METRICS_SINCE_MS: Final = parse_time("2020-09-01")
 _SAMPLED: Final = {"markPriceKlines": "mark", "indexPriceKlines": "index", "premiumIndexKlines": "premium"}
 _DAILY_AT_MS: Final = (8 * 60 + 40) * MINUTE_MS
 _MONTHLY_AT_MS: Final = 10 * 60 * MINUTE_MS
@@ -56,6 +63,7 @@ _FOLDERS: Final = {"1M": "1mo"}
 _SHAPES: Final = ("interleaved", "doubled", "header", "micro")
 _TIMES: Final = ("open_time", "close_time", "transact_time", "time", "calc_time")
 _KEPT_FILES: Final = 24
+_ONLY: Final = {"fundingRate": True, "metrics": False}  # there are none of days, or of months
 
 Columns = Sequence[pa.Array]
 
@@ -80,8 +88,9 @@ class File(Struct, frozen=True):
 class Archives:
     """All files of a tape. Building one takes seconds at worst: call get() off the event loop."""
 
-    def __init__(self, tape: Tape, seed: int, clock: ExchangeClock, faults: Faults) -> None:
+    def __init__(self, tape: Tape, quotes: Quotes, seed: int, clock: ExchangeClock, faults: Faults) -> None:
         self._tape = tape
+        self._quotes = quotes
         self._seed = seed
         self._clock = clock
         self._faults = faults
@@ -126,12 +135,13 @@ class Archives:
         interval = next((one for one in INTERVALS_MS if _FOLDERS.get(one, one) == found["interval"]), "")
         is_klines = kind == "klines" or kind in _SAMPLED
         named_rightly = label == (found["interval"] if is_klines else kind)
-        known = is_klines == bool(interval) and (is_klines or kind in ("aggTrades", "trades", "fundingRate"))
+        known = is_klines == bool(interval) and (is_klines or kind in _COLUMNS)
         if contract is None or contract.market != "um" or not named_rightly or not known:
             return None
-        if daily != (found["date"].count("-") == 2) or (kind == "fundingRate" and daily):
+        if daily != (found["date"].count("-") == 2) or daily == _ONLY.get(kind):
             return None
-        return _dated(found, kind, contract, interval, daily=daily)
+        file = _dated(found, kind, contract, interval, daily=daily)
+        return None if file is not None and kind == "metrics" and file.start_ms < _METRICS_SINCE_MS else file
 
     def _content(self, file: File) -> bytes:
         """The zip as it is now; kept by all that can change it."""
@@ -219,10 +229,30 @@ class Archives:
             pa.array(rates, pa.string()),
         ]
 
+    def _metrics(self, file: File) -> tuple[Sequence[str], Columns]:
+        """Every five minutes, as /futures/data tells them of periods that begin then."""
+        opens = opens_between("5m", file.start_ms, file.end_ms)
+        names = {name for name, _ in _METRICS_OF.values()}
+        rows = {name: ANSWERS[name](self._tape, self._quotes, file.contract, "5m", opens) for name in names}
+        told = {"symbol": [file.contract.symbol] * len(opens)} | {
+            column: [row[field] for row in rows[name]] for column, (name, field) in _METRICS_OF.items()
+        }
+        times = [f"{datetime_of(int(at_ms)):%Y-%m-%d %H:%M:%S}" for at_ms in opens]
+        return _METRICS, [pa.array(times), *(pa.array(told[name]) for name in _METRICS[1:])]
+
+
+_METRICS_OF: Final = {
+    "sum_open_interest": ("openInterestHist", "sumOpenInterest"),
+    "sum_open_interest_value": ("openInterestHist", "sumOpenInterestValue"),
+    "count_toptrader_long_short_ratio": ("topLongShortAccountRatio", "longShortRatio"),
+    "sum_toptrader_long_short_ratio": ("topLongShortPositionRatio", "longShortRatio"),
+    "count_long_short_ratio": ("globalLongShortAccountRatio", "longShortRatio"),
+    "sum_taker_long_short_vol_ratio": ("takerlongshortRatio", "buySellRatio"),
+}
 
 _COLUMNS: Final[dict[str, Callable[[Archives, File], tuple[Sequence[str], Columns]]]] = {
     "klines": Archives._klines, **dict.fromkeys(_SAMPLED, Archives._klines), "aggTrades": Archives._agg_trades,
-    "trades": Archives._trades, "fundingRate": Archives._funding,
+    "trades": Archives._trades, "fundingRate": Archives._funding, "metrics": Archives._metrics,
 }  # fmt: skip
 
 

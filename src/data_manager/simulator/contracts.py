@@ -47,6 +47,11 @@ class Contract(Struct, frozen=True, kw_only=True):
         return "TRADING" if now_ms < self.delivery_ms else "SETTLING"
 
     @property
+    def is_tradfi(self) -> bool:
+        """Whether what underlies it is traded on ordinary exchanges."""
+        return self.contract_type.startswith("TRADIFI")
+
+    @property
     def is_perpetual(self) -> bool:
         return "PERPETUAL" in self.contract_type
 
@@ -161,6 +166,7 @@ _KNOWN: Final = _by_symbol((
     _coin("币安人生", "2025-10-09T09:30:00Z", (5, 0), 30_120, 1, 30_000, funding_hours=(4,)),
     _coin("XAU", "2025-12-11T08:00:00Z", (2, 3), 412_300, 2, 3_000, contract_type="TRADIFI_PERPETUAL",
           underlying="COMMODITY", funding_hours=(4,), funding_cap=500_000, interest=0, swing_ppb=120_000),
+    _coin("BTCDOM", "2021-06-16T11:00:00Z", (1, 3), 48_210, 0.5, 30_000, underlying="INDEX"),
     _coin("AAVE", "2020-10-16T07:00:00Z", (3, 1), 284_310, 1, 900, symbol="AAVEUSD_PERP", pair="AAVEUSD",
           market="cm", quote_asset="USD"),
 ))  # fmt: skip

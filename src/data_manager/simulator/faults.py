@@ -4,7 +4,7 @@
     streams   stall       say nothing, stay connected                   lose      leave out a share of the events
               deaf        say nothing to the sockets that are open now; whoever connects anew hears it
               double      send a share twice                            reorder   send a share after what follows
-              late        send a share delay_ms late
+              late        send a share delay_ms late                    lag       make open sockets later each second
     REST      status      answer with status (429 418 403 451 408 5xx)  slow      answer delay_ms late
               short       at most rows rows, whatever was asked         truncate  break off in mid-body
     both      outage      no socket, no answer but 503; where says what of rest, ws, archive
@@ -38,9 +38,9 @@ from data_manager.simulator.noise import Index, key_of
 from data_manager.simulator.tape import Aggregates, Fills, Mask
 
 Kind = Literal[
-    "drop", "refuse", "stall", "deaf", "lose", "double", "reorder", "late", "status", "slow", "short", "truncate",
-    "outage", "skew", "missing", "altered", "absent", "checksum", "interleaved", "doubled", "cut", "page", "header",
-    "micro",
+    "drop", "refuse", "stall", "deaf", "lose", "double", "reorder", "late", "lag", "status", "slow", "short",
+    "truncate", "outage", "skew", "missing", "altered", "absent", "checksum", "interleaved", "doubled", "cut", "page",
+    "header", "micro",
 ]  # fmt: skip
 Place = Literal["rest", "ws", "archive"]
 KINDS: Final[tuple[str, ...]] = get_args(Kind)
@@ -57,6 +57,7 @@ class Fault(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     share: float = 1.0  # of the events or requests that match
     streams: str = "*"  # such as btcusdt@*
     paths: str = "*"  # such as /fapi/v1/klines, or an archive's file name
+    closes: bool = False  # of these events only those that close a candle
     route: str = "*"  # of sockets: public, market, or empty
     where: tuple[Place, ...] = ("rest", "ws", "archive")
     dataset: str = "*"  # klines, aggTrades, trades, fundingRate, markPriceKlines …
@@ -100,9 +101,9 @@ class Faults:
             raise BadQuery("share", fault.share, "must lie above 0 and not above 1")
         if len(self._on) >= FAULTS_MAX:
             raise BadQuery("faults", len(self._on), f"at most {FAULTS_MAX} at a time")
-        began_ms = fault.start_ms or self._clock.now_ms()  # deaf: which sockets are open when it begins
+        began_ms = fault.start_ms or self._clock.now_ms()  # which sockets are open when it begins
         fault = msgspec.structs.replace(
-            fault, id=f"f{self._next}", start_ms=began_ms if fault.kind == "deaf" else fault.start_ms
+            fault, id=f"f{self._next}", start_ms=began_ms if fault.kind in ("deaf", "lag") else fault.start_ms
         )
         self._next += 1
         self._on[fault.id] = fault
@@ -150,6 +151,14 @@ class Faults:
         """Whether a socket that was opened then hears nothing of this stream."""
         return any(
             opened_ms <= fault.start_ms and fnmatchcase(name, fault.streams) for fault in self.of("deaf", at_ms=at_ms)
+        )
+
+    def lag_ms(self, name: str, route: str, opened_ms: int, at_ms: int) -> int:
+        """How far a socket that was opened then has fallen behind with this stream."""
+        return sum(
+            fault.delay_ms * (at_ms - fault.start_ms) // 1_000
+            for fault in self.of("lag", at_ms=at_ms)
+            if opened_ms <= fault.start_ms and fnmatchcase(name, fault.streams) and fnmatchcase(route, fault.route)
         )
 
     def skew_ms(self) -> int:

@@ -5,6 +5,7 @@ before; faults change, drop or delay it; the rest goes to its sockets in the ord
 """
 
 import heapq
+from collections import deque
 from fnmatch import fnmatchcase
 from itertools import count
 from typing import Final, Protocol
@@ -18,6 +19,7 @@ from data_manager.simulator.streams import Feed, Sent
 
 BEAT_S: Final = 0.05
 _PENDING_MAX: Final = 200_000
+_CLOSE: Final = b'"x":true'
 _OF_EVENTS: Final = ("outage", "stall", "lose", "double", "reorder", "late")
 
 
@@ -58,6 +60,7 @@ class Hub:
         self.figures = Figures()
         self._until_ms = clock.now_ms()
         self._pending: list[tuple[int, int, str, bytes]] = []
+        self._behind: dict[Listener, deque[tuple[int, bytes]]] = {}  # what slow sockets have still to hear, and when
         self._order = count()
 
     async def run(self) -> None:
@@ -81,6 +84,7 @@ class Hub:
         while self._pending and self._pending[0][0] <= now_ms:
             at_ms, _, name, payload = heapq.heappop(self._pending)
             self._send(name, payload, audience.get(name, []), at_ms)
+        self._catch_up(now_ms)
         self.figures.beats += 1
         self.figures.late_ms = self._clock.now_ms() - now_ms
 
@@ -98,6 +102,8 @@ class Hub:
         at_ms, copies = event.at_ms, 1
         for fault in self._faults.of(*_OF_EVENTS, at_ms=at_ms):
             if not fnmatchcase(name, fault.streams) or not self._faults.hits(fault, name.encode() + event.payload):
+                continue
+            if fault.closes and _CLOSE not in event.payload:
                 continue
             match fault.kind:
                 case "outage" if "ws" not in fault.where:
@@ -118,8 +124,22 @@ class Hub:
         for listener in listeners:
             if deaf and self._faults.deaf(name, listener.session.opened_ms, at_ms):
                 continue
-            listener.send(framed if listener.session.combined else payload)
+            text, session = framed if listener.session.combined else payload, listener.session
+            lag_ms = self._faults.lag_ms(name, session.route, session.opened_ms, at_ms)
+            if lag_ms or listener in self._behind:
+                waiting = self._behind.setdefault(listener, deque(maxlen=_PENDING_MAX))
+                waiting.append((max(at_ms + lag_ms, waiting[-1][0] if waiting else 0), text))
+            else:
+                listener.send(text)
         self.figures.sent += len(listeners)
+
+    def _catch_up(self, now_ms: int) -> None:
+        """Slow sockets hear in order what is due, and forget what they were when nothing waits."""
+        for listener, waiting in list(self._behind.items()):
+            while waiting and waiting[0][0] <= now_ms:
+                listener.send(waiting.popleft()[1])
+            if not waiting or listener not in self.listeners:
+                del self._behind[listener]
 
     def _cut(self, now_ms: int) -> None:
         """Sockets that a fault takes down: all of a route once, or all while the exchange is away."""

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from data_manager.domain.time import DAY_MS, HOUR_MS, INTERVALS_MS, MINUTE_MS, floor_open_ms
-from data_manager.simulator import bars, listing, rows
+from data_manager.simulator import bars, listing, rows, standing
 from data_manager.simulator.answers import Raw, Refused, Units, decimal
 from data_manager.simulator.bars import Rows
 from data_manager.simulator.books import Books
@@ -151,6 +151,10 @@ class Rest:
         return self._klines(params, contract, f"{what}PriceKlines" if what != "premium" else "premiumIndexKlines")
 
     def continuous_klines(self, params: Params) -> list[list[Any]]:
+        return self._klines(params, self._of_pair(params), "klines")
+
+    def _of_pair(self, params: Params) -> Contract:
+        """The contract of a pair and a type. Raises Refused."""
         contract = self.contract(params, "pair")
         if params.get("contractType") not in ("PERPETUAL", "CURRENT_QUARTER", "NEXT_QUARTER", "TRADIFI_PERPETUAL"):
             raise mandatory("contractType")
@@ -159,7 +163,7 @@ class Rest:
             for one in self.tape.contracts.values()
             if (one.pair, one.contract_type) == (contract.pair, params["contractType"])
         )
-        return self._klines(params, next(same, contract), "klines")
+        return next(same, contract)
 
     def _klines(self, params: Params, contract: Contract, dataset: str) -> list[list[Any]]:
         interval = params.get("interval")
@@ -295,9 +299,20 @@ class Rest:
         contract = self.contract(params)
         limit = number(params, "limit")
         if limit is not None and limit not in _DEPTH_WEIGHTS:
-            raise Refused(400, -4021, f"{limit} is not valid depth limit")
+            raise _no_depth(limit)
+        return self._book(contract, limit or 500)
+
+    def rpi_depth(self, params: Params) -> dict[str, Any]:
+        """The book with hidden orders; there are none here."""
+        contract = self.contract(params)
+        limit = number(params, "limit")
+        if limit not in (None, 1_000):
+            raise _no_depth(limit)
+        return self._book(contract, 1_000)
+
+    def _book(self, contract: Contract, levels: int) -> dict[str, Any]:
         step = self.books.snapshot_step(self.clock.now_ms())
-        book = self.books.book(contract, step, limit or 500)
+        book = self.books.book(contract, step, levels)
         units = Units.of(contract)
         return {
             "lastUpdateId": book.update_id, "E": self.shown_ms, "T": book.at_ms,
@@ -305,7 +320,7 @@ class Rest:
         }  # fmt: skip
 
     def funding_rate(self, params: Params) -> list[dict[str, Any]]:
-        contracts = [self.contract(params)] if params.get("symbol") else rows.known(list(self.tape.contracts.values()))
+        contracts = [self.contract(params)] if params.get("symbol") else self.listed()
         limit = self.limit(params, 100, 1_000)
         start_ms, end_ms = self.span(params)
         last_ms = min(self.clock.now_ms(), _LAST_MS if end_ms is None else end_ms)
@@ -339,8 +354,38 @@ class Rest:
         contract = self.contract(params)
         return self.quotes.open_interest(contract, self.clock.now_ms())
 
+    def index_info(self, params: Params) -> Any:
+        """Of one index as an object, of all as an array."""
+        every, now_ms = self.tape.contracts.values(), self.clock.now_ms()
+        if not params.get("symbol"):
+            return [standing.index_info(one, every, now_ms) for one in every if one.underlying == standing.INDEX]
+        if (contract := self.contract(params)).underlying != standing.INDEX:
+            raise Refused(400, -1121, "Invalid symbol.")
+        return standing.index_info(contract, every, now_ms)
+
+    def constituents(self, params: Params) -> Any:
+        return standing.constituents(self.contract(params), self.quotes, self.clock.now_ms(), self.shown_ms)
+
+    def insurance(self, params: Params) -> Any:
+        """The fund of one contract as an object, all of them as an array."""
+        funds = standing.insurance(self.listed(), self.clock.now_ms())
+        if not params.get("symbol"):
+            return funds
+        symbol = self.contract(params).symbol
+        return next(one for one in funds if symbol in one["symbols"])
+
+    def deleveraging(self, params: Params) -> Any:
+        return self._each(params, lambda one: standing.deleveraging(one, self.clock.now_ms()))
+
+    def schedule(self, params: Params) -> Any:
+        return standing.schedule(self.listed(), self.clock.now_ms())
+
+    def listed(self) -> list[Contract]:
+        """The contracts of this market."""
+        return rows.known(list(self.tape.contracts.values()))
+
     def statistic(self, params: Params, name: str) -> list[dict[str, Any]]:
-        contract = self.contract(params)
+        contract = self._of_pair(params) if name == "basis" else self.contract(params)
         period = params.get("period")
         if not period:
             raise mandatory("period")
@@ -363,7 +408,7 @@ class Rest:
         if params.get("symbol"):
             return of(self.contract(params))
         now_ms = self.clock.now_ms()
-        return [of(one) for one in rows.known(list(self.tape.contracts.values())) if one.status(now_ms) == "TRADING"]
+        return [of(one) for one in self.listed() if one.status(now_ms) == "TRADING"]
 
 
 def number(params: Params, name: str) -> int | None:
@@ -381,6 +426,10 @@ def number(params: Params, name: str) -> int | None:
 
 def mandatory(name: str) -> Refused:
     return Refused(400, -1102, f"Mandatory parameter '{name}' was not sent, was empty/null, or malformed.")
+
+
+def _no_depth(limit: int | None) -> Refused:
+    return Refused(400, -4021, f"{limit} is not valid depth limit")
 
 
 def _recent(days: int) -> Refused:
@@ -410,7 +459,7 @@ def _by_symbol(one: int, every: int) -> Callable[[Params], int]:
 
 
 def _listed(rest: Rest, _: Params) -> Any:
-    return listing.exchange_info(rows.known(list(rest.tape.contracts.values())), rest.shown_ms, rest.limits.weight)
+    return listing.exchange_info(rest.listed(), rest.shown_ms, rest.limits.weight)
 
 
 def _fundings(rest: Rest, _: Params) -> Any:
@@ -434,6 +483,7 @@ _ENDPOINTS: Final[dict[str, Endpoint]] = {
     "trades": Endpoint(_fixed(5), Rest.trades),
     "historicalTrades": Endpoint(_fixed(200), Rest.historical_trades),
     "depth": Endpoint(_depth_weight, Rest.depth),
+    "rpiDepth": Endpoint(_fixed(20), Rest.rpi_depth),
     "fundingRate": Endpoint(_fixed(1), Rest.funding_rate, FUNDING),
     "fundingInfo": Endpoint(_fixed(1), _fundings, FUNDING),
     "premiumIndex": Endpoint(_by_symbol(1, 10), Rest.premium_index),
@@ -441,5 +491,10 @@ _ENDPOINTS: Final[dict[str, Endpoint]] = {
     "ticker/price": Endpoint(_by_symbol(1, 2), Rest.price),
     "ticker/bookTicker": Endpoint(_by_symbol(2, 5), Rest.book_ticker),
     "openInterest": Endpoint(_fixed(1), Rest.open_interest),
+    "indexInfo": Endpoint(_by_symbol(1, 10), Rest.index_info),
+    "constituents": Endpoint(_fixed(2), Rest.constituents),
+    "insuranceBalance": Endpoint(_fixed(1), Rest.insurance),
+    "symbolAdlRisk": Endpoint(_fixed(1), Rest.deleveraging),
+    "tradingSchedule": Endpoint(_fixed(5), Rest.schedule),
     **{f"futures/data/{name}": Endpoint(_fixed(1), _statistic(name), STATISTICS) for name in ANSWERS},
 }

@@ -61,6 +61,19 @@ def taker_volumes(tape: Tape, quotes: Quotes, contract: Contract, period: str, o
     return found
 
 
+def basis(tape: Tape, quotes: Quotes, contract: Contract, period: str, opens: Index) -> Rows:
+    """As basis has it: the mark price against the index price when the period began."""
+    found = []
+    for at_ms in opens.tolist():
+        price, index = (quotes.mark(contract, what, at_ms) for what in ("mark", "index"))
+        found.append({
+            "indexPrice": decimal(index, 8), "contractType": contract.contract_type,
+            "basisRate": decimal((price - index) * _RATIO // index, 4), "futuresPrice": decimal(price, 8),
+            "annualizedBasisRate": "", "basis": decimal(price - index, 8), "pair": contract.pair, "timestamp": at_ms,
+        })  # fmt: skip
+    return found
+
+
 def long_short(what: str) -> Callable[[Tape, Quotes, Contract, str, Index], Rows]:
     """As the three ratios of accounts and positions have it: a wave around a little more than even."""
 
@@ -87,6 +100,7 @@ def _four(value: int, digits: int) -> str:
 ANSWERS: Final[dict[str, Callable[[Tape, Quotes, Contract, str, Index], Rows]]] = {
     "openInterestHist": open_interest,
     "takerlongshortRatio": taker_volumes,
+    "basis": basis,
     "globalLongShortAccountRatio": long_short("accounts"),
     "topLongShortAccountRatio": long_short("top accounts"),
     "topLongShortPositionRatio": long_short("top positions"),

@@ -3,6 +3,7 @@
     public   <s>@trade  <s>@bookTicker  !bookTicker  <s>@depth[5|10|20][@100ms|@500ms]  <s>@rpiDepth@500ms
     market   <s>@aggTrade  <s>@kline_<i>  <pair>_<type>@continuousKline_<i>  <s>@markPrice[@1s]  !markPrice@arr[@1s]
              <s>@ticker  !ticker@arr  <s>@miniTicker  !miniTicker@arr  <s>@forceOrder  !forceOrder@arr  !contractInfo
+             <s>@compositeIndex  tradingSession
 
 Symbols are lower case (ASCII letters; others stay). Any other name is no stream: asked for, it is acknowledged and
 silent. The same instants give the same events, whoever asks and however the time between is cut.
@@ -17,8 +18,8 @@ import numpy as np
 from msgspec import Struct
 
 from data_manager.domain.checks.bars import next_opens, opens_of
-from data_manager.domain.time import INTERVALS_MS, SECOND_MS
-from data_manager.simulator import bars, path, rows
+from data_manager.domain.time import DAY_MS, INTERVALS_MS, SECOND_MS
+from data_manager.simulator import bars, path, rows, standing
 from data_manager.simulator.answers import Units, decimal
 from data_manager.simulator.books import Book, Books
 from data_manager.simulator.contracts import Contract, next_settlement
@@ -167,7 +168,10 @@ class Streams:
                         "s": contract.symbol, "S": side, "o": "LIMIT", "f": "IOC", "q": row["q"], "p": row["p"],
                         "ap": row["p"], "X": "FILLED", "l": row["q"], "z": row["q"], "T": row["T"],
                     }  # fmt: skip
-                    yield Sent(at_ms, _ENCODE({"e": "forceOrder", "E": at_ms + skew_ms, "o": order}))
+                    told = {"e": "forceOrder", "E": at_ms + skew_ms}
+                    if stream.contract is None:
+                        told, order = told | {"st": _st(contract)}, order | {"ps": contract.pair}
+                    yield Sent(at_ms, _ENCODE(told | {"o": order}))
 
     # ---- candles -----------------------------------------------------------------------------------------------
 
@@ -225,8 +229,8 @@ class Streams:
             if stream.contract is not None:
                 yield from (Sent(at_ms, _ENCODE(row)) for row in told)
             else:
-                apart = [row for row, one in zip(told, contracts, strict=True) if one.underlying != "COIN"]
-                together = [row for row, one in zip(told, contracts, strict=True) if one.underlying == "COIN"]
+                apart = [row for row, one in zip(told, contracts, strict=True) if one.is_tradfi]
+                together = [row for row, one in zip(told, contracts, strict=True) if not one.is_tradfi]
                 yield from (Sent(at_ms, _ENCODE(part)) for part in (together, apart) if part)
 
     def _mark_rows(self, contract: Contract, moments: Index, skew_ms: int) -> list[dict[str, Any]]:
@@ -259,6 +263,31 @@ class Streams:
                 yield from [Sent(at_ms, _ENCODE(told))] if told else []
             else:
                 yield from (Sent(at_ms, _ENCODE(row)) for row in told)
+
+    def _composition(self, stream: Stream, after_ms: int, until_ms: int, skew_ms: int) -> Iterator[Sent]:
+        contract, every = _of(stream), self._tape.contracts.values()
+        if contract.underlying != standing.INDEX:
+            return
+        base, made_of = standing.base_of(contract), standing.parts(contract, every)
+        for at_ms in _grid(after_ms, until_ms, stream.every_ms).tolist():
+            price = decimal(self._quotes.mark(contract, "index", at_ms), 8)
+            yield Sent(at_ms, _ENCODE({
+                "e": "compositeIndex", "E": at_ms + skew_ms, "s": contract.symbol, "p": price, "C": "quoteAsset",
+                "c": [
+                    {"b": base, "q": one.asset, "w": decimal(one.quantity, 8), "W": decimal(one.weight, 8), "i": price}
+                    for one in made_of
+                ],
+                "st": _st(contract),
+            }))  # fmt: skip
+
+    def _sessions(self, stream: Stream, after_ms: int, until_ms: int, skew_ms: int) -> Iterator[Sent]:
+        for at_ms in _grid(after_ms, until_ms, stream.every_ms).tolist():
+            for market in standing.markets(self._tape.contracts.values()):
+                day_ms = at_ms // DAY_MS * DAY_MS
+                yield Sent(at_ms, _ENCODE({
+                    "e": f"{market.capitalize()}Update", "E": at_ms + skew_ms, "t": day_ms, "T": day_ms + DAY_MS,
+                    "S": "REGULAR",
+                }))  # fmt: skip
 
     def _contract_info(self, stream: Stream, after_ms: int, until_ms: int, skew_ms: int) -> Iterator[Sent]:
         for contract in self._tape.contracts.values():
@@ -320,12 +349,13 @@ _KINDS: Final[dict[str, _Make]] = {
     "aggTrade": Streams._aggregates, "trade": Streams._trades, "forceOrder": Streams._liquidations,
     "kline": Streams._klines, "continuousKline": Streams._klines, "markPrice": Streams._marks,
     "ticker": Streams._tickers, "miniTicker": Streams._tickers, "contractInfo": Streams._contract_info,
+    "compositeIndex": Streams._composition, "tradingSession": Streams._sessions,
     "depth": Streams._diffs, "partial": Streams._partial, "bookTicker": Streams._best,
     "tickers": Streams._tickers, "miniTickers": Streams._tickers, "bookTickers": Streams._best, "marks": Streams._marks,
 }  # fmt: skip
 _EVERY_MS: Final = {
     "markPrice": 3_000, "marks": 3_000, "ticker": 2_000, "tickers": 1_000, "miniTicker": 2_000, "miniTickers": 1_000,
-    "depth": 250, "partial": 250, "bookTickers": 5_000,
+    "depth": 250, "partial": 250, "bookTickers": 5_000, "compositeIndex": 1_000, "tradingSession": 1_000,
 }  # fmt: skip
 
 
@@ -344,6 +374,7 @@ def _names() -> Iterator[tuple[re.Pattern[str], str, str]]:
         (r"!ticker@arr", "tickers", "market"), (rf"{symbol}@miniTicker", "miniTicker", "market"),
         (r"!miniTicker@arr", "miniTickers", "market"), (rf"{symbol}@forceOrder", "forceOrder", "market"),
         (r"!forceOrder@arr", "forceOrder", "market"), (r"!contractInfo", "contractInfo", "market"),
+        (rf"{symbol}@compositeIndex", "compositeIndex", "market"), (r"tradingSession", "tradingSession", "market"),
     ):  # fmt: skip
         yield re.compile(text), kind, route
 
