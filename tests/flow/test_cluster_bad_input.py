@@ -1,6 +1,7 @@
 """The cluster's servers come up in any order; what waiting does not mend ends the process, naming what to change."""
 
 import asyncio
+import json
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
@@ -109,6 +110,7 @@ async def comes_up_last(
         assert [service.logged(secret) for secret in SECRETS] == [0] * len(SECRETS)
         require_no_secret(service.said())
         require_no_secret(service.command("config").decode() + service.command("doctor").decode())
+        assert {check["ok"] for check in json.loads(service.command("doctor", "--json"))} <= {True, None}
 
 
 # ---- what waiting does not mend --------------------------------------------------------------------------------------

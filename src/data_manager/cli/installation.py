@@ -35,6 +35,8 @@ def doctor(as_json: Json = False) -> None:
     """Check this machine and these settings, and say how to mend what is wrong. Exit code 1 if anything is."""
     from data_manager.doctor import Check, checks
 
+    quiet_logs()
+
     async def all_checks() -> list[Check]:
         return [check async for check in checks(os.environ)]
 
