@@ -285,8 +285,8 @@ async def test_a_long_audit_is_asked_for_again_by_its_number(client: httpx2.Asyn
     assert {"done", "total", "at"} <= body.keys()
     desk = Desk(house.auditor, patience_s=0)
     asked = await desk.ask([MINUTES], None, full=True)
-    assert asked.done is None
-    done = (await desk.outcome(asked.number, patience_s=10)).done
+    assert asked.answer is None
+    done = (await desk.outcome(asked.number, patience_s=10)).answer
     assert done is not None
     assert [one.start_ms for one in done.holes] == [at(7)]
     await desk.close()

@@ -154,7 +154,7 @@ async def client(house: House) -> AsyncIterator[httpx2.AsyncClient]:
         Components(
             store=house.store, meta=house.meta, clock=house.clock, market="um", version="9", readiness=readiness,
             registry=CollectorRegistry(), conditions=house.conditions, desk=Desk(auditor), ingest=no_facts, databases=no_facts,
-            connections=no_facts, retention=Retention(retains=Keeper(house), days={"candle": 7}), runs=Runs(patience_s=5),
+            connections=no_facts, retention=Retention(retains=Keeper(house), days={"candle": 7}), runs=Runs("run", patience_s=5),
         )
     )  # fmt: skip
     async with listening(app) as one:

@@ -76,7 +76,7 @@ class Components:
     book: HealthBook | None = None  # None: one is made
     channels: Mapping[str, str] = field(default_factory=dict)  # where each channel of the alerts leads, by name
     retention: Retention = field(default_factory=Retention)
-    runs: Runs = field(default_factory=Runs)  # work that was asked for
+    runs: Runs[Any] = field(default_factory=lambda: Runs("run"))  # work that was asked for
     reads: bool = True
     role: str = "all"
     backfills: bool = True

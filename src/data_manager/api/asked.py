@@ -16,7 +16,7 @@ from data_manager.domain.errors import BadQuery
 from data_manager.domain.holes.ledger import HoleState
 from data_manager.domain.span import Span
 from data_manager.domain.time import DAY_MS, EARLIEST_MS, LATEST_MS, parse_time
-from data_manager.services.auditing.desk import PATIENCE_S
+from data_manager.services.runs import PATIENCE_S
 
 _QUERY_BYTES_MAX: Final = 8_192
 _BODY_BYTES_MAX: Final = 65_536

@@ -12,6 +12,7 @@ from data_manager.api.asked import body_of, series_id_of, series_of, span_of, wo
 from data_manager.api.errors import REFUSALS, ErrorBody
 from data_manager.api.listing import Pagination, part_of, part_words
 from data_manager.api.routing import Endpoint, PostEndpoint, Reply, answered, asked_by
+from data_manager.api.runs import RUN, UNDER_WAY, run_number, under_way
 from data_manager.domain.errors import BadQuery
 from data_manager.domain.proof.certificate import Certificate
 from data_manager.domain.time import parse_time
@@ -111,24 +112,13 @@ class ProofFact(BaseModel):
     rows_per_second: int | None
 
 
-class RunUnderWay(BaseModel):
-    """Work that takes longer."""
-
-    run: int
-    status: Literal["running"]
-    href: Annotated[str, Field(examples=["/certificates/runs/7"])]
-    done: int
-    total: int
-    at: str
-
-
 class Certifying(NamedTuple):
     """What the routes need."""
 
     store: SeriesStore
     records: Records
     certifier: Certifier
-    runs: Runs
+    runs: Runs[Any]
     clock: Clock
     market: str
 
@@ -233,30 +223,12 @@ def _status(certifying: Certifying) -> APIRoute:
         "/certificates/runs/{run}", status, name="certificate_run", operation_id="get_certificate_run", tags=["truth"],
         summary="How a certificate or a proof stands that takes longer.",
         responses={200: {"model": ProofFact}, 201: {"model": CertificateFact}, **_RUNNING},
-        openapi_extra={"parameters": [
-            {"name": "run", "in": "path", "required": True, "schema": {"type": "integer"}},
-        ]},
+        openapi_extra={"parameters": [RUN]},
     )  # fmt: skip
 
 
-def run_number(request: Request) -> int:
-    """The number in the path. Raises BadQuery."""
-    number = request.path_params["run"]
-    if not (number.isascii() and number.isdigit() and len(number) < 10):
-        raise BadQuery("run", number[:64], "must be the number of work that was asked for")
-    return int(number)
-
-
-def under_way(outcome: Outcome, path: str) -> Reply:
-    """202: ask again there."""
-    href, progress = f"{path}/{outcome.number}", outcome.progress
-    facts = {"done": progress.done, "total": progress.total, "at": progress.at}
-    body = {"run": outcome.number, "status": "running", "href": href, **facts}
-    return answered(body, 202, (b"location", href.encode()))
-
-
-def _outcome(outcome: Outcome) -> Reply:
-    if not outcome.over:
+def _outcome(outcome: Outcome[Any]) -> Reply:
+    if outcome.answer is None:
         return under_way(outcome, "/certificates/runs")
     if isinstance(outcome.answer, Certificate):
         return answered(certificate_facts(outcome.answer), 201)
@@ -281,7 +253,7 @@ _ID: Final[dict[str, Any]] = {
 }
 _UNKNOWN: Final[dict[str, Any]] = {"model": ErrorBody, "description": "Nothing of that name is known."}
 _RUNNING: Final[dict[int | str, dict[str, Any]]] = {
-    202: {"model": RunUnderWay, "description": "It takes longer: ask again at href."},
+    202: UNDER_WAY,
     404: _UNKNOWN,
     409: {"model": ErrorBody, "description": "Too much that was asked for is under way."},
     500: {"model": ErrorBody, "description": "Rows cannot be read."},

@@ -10,10 +10,10 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 
 from data_manager.api.asked import body_of, series_id_of, series_of, span_of, words_of
-from data_manager.api.certificates import RunUnderWay, run_number, under_way
 from data_manager.api.errors import DOCUMENTED, REFUSALS, ErrorBody
 from data_manager.api.listing import Pagination, part_of, part_words
 from data_manager.api.routing import Endpoint, PostEndpoint, Reply, answered, asked_by
+from data_manager.api.runs import RUN, UNDER_WAY, run_number, under_way
 from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import BadQuery, Conflict
@@ -112,7 +112,7 @@ class Retaining(NamedTuple):
     retains: Retains | None
     records: Records
     conditions: Conditions
-    runs: Runs
+    runs: Runs[Any]
     market: str
     days: Days
     enabled: bool
@@ -211,9 +211,7 @@ def _status(retaining: Retaining) -> APIRoute:
     return Endpoint(
         "/retention/runs/{run}", status, name="retention_run", operation_id="get_retention_run", tags=["truth"],
         summary="How a run of retention stands that takes longer.", responses=_ANSWERS,
-        openapi_extra={"parameters": [
-            {"name": "run", "in": "path", "required": True, "schema": {"type": "integer"}},
-        ]},
+        openapi_extra={"parameters": [RUN]},
     )  # fmt: skip
 
 
@@ -232,13 +230,15 @@ def _wanted(body: dict[str, Any], market: str) -> tuple[list[Series] | None, boo
     return None if names is None else [series_of(one, market) for one in names], flags[0], flags[1]
 
 
-def _outcome(outcome: Outcome) -> Reply:
-    return answered(retained_facts(outcome.answer)) if outcome.over else under_way(outcome, "/retention/runs")
+def _outcome(outcome: Outcome[Any]) -> Reply:
+    if outcome.answer is None:
+        return under_way(outcome, "/retention/runs")
+    return answered(retained_facts(outcome.answer))
 
 
 _ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
     200: {"model": RetentionDone},
-    202: {"model": RunUnderWay, "description": "It takes longer: ask again at href."},
+    202: UNDER_WAY,
     404: {"model": ErrorBody, "description": "Nothing of that name is known."},
     409: {"model": ErrorBody, "description": "Another replica leads, or too much is under way."},
     **REFUSALS,

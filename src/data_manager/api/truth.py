@@ -12,10 +12,10 @@ from data_manager.api.asked import body_of, series_id_of, series_of, span_of, sp
 from data_manager.api.errors import REFUSALS, ErrorBody
 from data_manager.api.listing import part_of, part_words
 from data_manager.api.routing import Endpoint, PostEndpoint, Reply, answered, asked_by
+from data_manager.api.runs import RUN, UNDER_WAY, run_number, under_way
 from data_manager.api.truth_schema import (
     AUDIT_BODY,
     AuditDone,
-    AuditUnderWay,
     ConditionFact,
     Coverage,
     Ledger,
@@ -23,17 +23,19 @@ from data_manager.api.truth_schema import (
 )
 from data_manager.domain.condition.partition import range_facts
 from data_manager.domain.condition.truth import Mark, SeriesTruth
-from data_manager.domain.errors import BadQuery, NotFound
+from data_manager.domain.errors import NotFound
 from data_manager.domain.holes.ledger import LedgerEntry
 from data_manager.ports import Clock
 from data_manager.ports.truth import TruthStore
-from data_manager.services.auditing.desk import HOLES_MAX, Asked, Desk, audit_facts
+from data_manager.services.audit import Audited
+from data_manager.services.auditing.desk import HOLES_MAX, Desk, audit_facts
 from data_manager.services.auditing.entering import RULE_VERSION
 from data_manager.services.conditions import Conditions
+from data_manager.services.runs import Outcome
 
 _AUDIT_ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
     200: {"model": AuditDone},
-    202: {"model": AuditUnderWay, "description": "It takes longer: ask again at href."},
+    202: UNDER_WAY,
     404: {"model": ErrorBody, "description": "Nothing was ever held of that series, or this process does not audit."},
     409: {"model": ErrorBody, "description": "Others audit the same, or too many audits are under way."},
     **REFUSALS,
@@ -152,31 +154,22 @@ def _run(truth: Truth) -> APIRoute:
 
 def _status(truth: Truth) -> APIRoute:
     async def status(request: Request) -> Reply:
-        number = request.path_params["run"]
-        if not (number.isascii() and number.isdigit() and len(number) < 10):
-            raise BadQuery("run", number[:64], "must be the number of an audit that was asked for")
-        asked = await truth.require_desk().outcome(int(number))
+        asked = await truth.require_desk().outcome(run_number(request))
         await truth.conditions.refresh(at_once=True)
         return _outcome(asked)
 
     return Endpoint(
         "/audit/runs/{run}", status, name="audit_status", operation_id="get_audit_run", tags=["truth"],
         summary="How an audit stands that took longer.", responses=_AUDIT_ANSWERS,
-        openapi_extra={"parameters": [
-            {"name": "run", "in": "path", "required": True, "schema": {"type": "integer"}},
-        ]},
+        openapi_extra={"parameters": [RUN]},
     )  # fmt: skip
 
 
 # ── What is answered ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _outcome(asked: Asked) -> Reply:
-    if asked.done is None:
-        href = f"/audit/runs/{asked.number}"
-        body = {"run": asked.number, "status": "running", "href": href, **structs.asdict(asked.progress)}
-        return answered(body, 202, (b"location", href.encode()))
-    return answered(audit_facts(asked.done))
+def _outcome(asked: Outcome[Audited]) -> Reply:
+    return under_way(asked, "/audit/runs") if asked.answer is None else answered(audit_facts(asked.answer))
 
 
 def _ledger_fact(entry: LedgerEntry) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """The shapes of what the truth routes answer, as OpenAPI tells them."""
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, Field
 
 from data_manager.api.listing import Pagination
 from data_manager.domain.condition.partition import Condition as Word
 from data_manager.domain.holes.ledger import HoleState
-from data_manager.services.auditing.desk import HOLES_MAX, PATIENCE_S
+from data_manager.services.auditing.desk import HOLES_MAX
+from data_manager.services.runs import PATIENCE_S
 
 
 class HoleFact(BaseModel):
@@ -49,17 +50,6 @@ class AuditDone(BaseModel):
     holes: Annotated[list[HoleFact], Field(description=f"All that is missing now, at most {HOLES_MAX}.")]
     holes_total: int
     cross_checked: CrossChecked
-
-
-class AuditUnderWay(BaseModel):
-    """An audit that takes longer."""
-
-    run: int
-    status: Literal["running"]
-    href: Annotated[str, Field(examples=["/audit/runs/7"])]
-    done: Annotated[int, Field(description="Series audited so far.")]
-    total: Annotated[int, Field(description="Of so many; 0: not counted yet.")]
-    at: Annotated[str, Field(description="The last of them.")]
 
 
 class LedgerFact(HoleFact):

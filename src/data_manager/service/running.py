@@ -95,7 +95,7 @@ class Service:
         self._book = HealthBook(
             parts.store, self._conditions, CLOCK, promised=settings.completeness_target_percent / 100
         )
-        self._runs = Runs()
+        self._runs = Runs[Any]("run")
         self._overseeing: Overseeing | None = None
         if parts.working is not None:
             self._overseeing = Overseeing(

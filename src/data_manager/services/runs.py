@@ -6,7 +6,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from itertools import count
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 import structlog
 from msgspec import Struct
@@ -21,6 +21,9 @@ _UNDER_WAY_MAX: Final = 8
 _log = structlog.get_logger(__name__)
 
 Tell = Callable[[int, int, str], None]
+"""Told how much is done, of how much, and where the work is."""
+
+T = TypeVar("T")
 
 
 class Progress(Struct):
@@ -35,42 +38,47 @@ class Progress(Struct):
         self.done, self.total, self.at = done, total, at
 
 
-class Outcome(Struct, frozen=True):
-    """A run as it stands. over: whether answer is there."""
+class Outcome(Struct, Generic[T], frozen=True):
+    """A run as it stands; answer is None while it is under way."""
 
     number: int
-    over: bool
-    answer: Any
+    answer: T | None
     progress: Progress
 
 
-class Runs:
-    """Runs under way and those that ended lately."""
+class Runs(Generic[T]):
+    """Runs under way and those that ended lately.
 
-    def __init__(self, patience_s: float = PATIENCE_S) -> None:
+    each: what one is called. patience_s: so long a request waits for its own, unless it says so itself.
+    """
+
+    def __init__(self, each: str, patience_s: float = PATIENCE_S) -> None:
+        self._each = each
         self._patience_s = patience_s
         self._numbers = count(1)
-        self._runs: OrderedDict[int, tuple[asyncio.Task[Any], Progress]] = OrderedDict()
+        self._runs: OrderedDict[int, tuple[asyncio.Task[T], Progress]] = OrderedDict()
 
-    async def begin(self, what: str, work: Callable[[Tell], Awaitable[Any]]) -> Outcome:
-        """Begin, and wait a little. Raises Conflict when too much is under way, and what the work raises."""
+    async def begin(
+        self, what: str, work: Callable[[Tell], Awaitable[T]], *, patience_s: float | None = None
+    ) -> Outcome[T]:
+        """Begin, and wait a little. Raises Conflict when too many are under way, and what the work raises."""
         if sum(not run.done() for run, _ in self._runs.values()) >= _UNDER_WAY_MAX:
-            raise Conflict(f"{_UNDER_WAY_MAX} pieces of work that were asked for are under way: wait for one to end")
+            raise Conflict(f"{_UNDER_WAY_MAX} {self._each}s that were asked for are under way: wait for one to end")
         number, progress = next(self._numbers), Progress()
         run = asyncio.create_task(_done(work, progress.tell), name=f"{what} {number}")
         run.add_done_callback(_say_failure)
         self._runs[number] = run, progress
         for old in [one for one, (other, _) in self._runs.items() if other.done()][: len(self._runs) - _KEPT_MAX]:
             del self._runs[old]
-        return await self.outcome(number, self._patience_s)
+        return await self.outcome(number, self._patience_s if patience_s is None else patience_s)
 
-    async def outcome(self, number: int, patience_s: float = 0.0) -> Outcome:
+    async def outcome(self, number: int, patience_s: float = 0.0) -> Outcome[T]:
         """How a run stands. Raises NotFound for an unknown one, and what ended it."""
         if number not in self._runs:
-            raise NotFound(f"no run {number} was asked for here, or it was long ago")
+            raise NotFound(f"no {self._each} {number} was asked for here, or it was long ago")
         run, progress = self._runs[number]
         await asyncio.wait([run], timeout=patience_s)
-        return Outcome(number, run.done(), run.result() if run.done() else None, progress)
+        return Outcome(number, run.result() if run.done() else None, progress)
 
     async def close(self) -> None:
         """End what is under way."""
@@ -80,7 +88,7 @@ class Runs:
         await asyncio.gather(*under_way, return_exceptions=True)
 
 
-async def _done(work: Callable[[Tell], Awaitable[Any]], tell: Tell) -> Any:
+async def _done(work: Callable[[Tell], Awaitable[T]], tell: Tell) -> T:
     return await work(tell)
 
 
