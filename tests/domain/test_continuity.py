@@ -342,6 +342,23 @@ def test_silence_is_measured_by_the_clock_not_by_the_order_of_keys() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("pauses_ms", "patience_ms"),
+    [
+        ([], 60_000), ([100_000] * 19, 60_000), ([100_000] * 20, 500_000), ([1_000] * 499, 60_000), ([1_000] * 500, 10_000),
+        ([1_000] * 499 + [3_000], 30_000), ([100] * 480 + [9_000] * 20, 60_000), ([20_000] * 480 + [400_000] * 20, 100_000),
+        ([100_000] * 490 + [900_000] * 10, 500_000),
+    ],
+)  # fmt: skip
+def test_how_long_is_too_long_is_told_by_the_pauses_before(pauses_ms: list[int], patience_ms: int) -> None:
+    assert MaxSilence(60_000).patience_ms(ints(pauses_ms)) == patience_ms
+
+
+def test_of_books_and_mark_prices_ten_seconds_are_too_long_unless_they_are_slow() -> None:
+    rule = MaxSilence(10_000)
+    assert [rule.patience_ms(ints([pause] * 500)) for pause in (100, 1_000, 3_000)] == [10_000, 10_000, 15_000]
+
+
 def test_a_span_without_rows_is_silent() -> None:
     span = Span(START_MS, START_MS + HOUR_MS)
     assert by_time(MaxSilence(MINUTE_MS), span, []) == [Hole(span.start_ms, span.end_ms, None, None, None, "silence")]

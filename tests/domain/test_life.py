@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from data_manager.domain.condition.partition import EVER, Life
 from data_manager.domain.holes.continuity import Chained, Grid, Hole, MaxSilence, Numbered
@@ -36,10 +37,11 @@ def test_what_keys_prove_no_life_takes_away(rule: Numbered | Chained) -> None:
 
 
 def test_silence_around_a_halt_counts_by_itself() -> None:
-    silent = [gap(20, 42, "silence")]
-    assert [(one.start_ms, one.end_ms) for one in lived(silent, HALTED, MaxSilence(5 * MINUTE), None)] == [
-        (20 * MINUTE, 30 * MINUTE + 1)
-    ]
+    [whole] = silent = [gap(20, 42, "silence")]
+    told = [(20 * MINUTE, 30 * MINUTE + 1), (40 * MINUTE, 42 * MINUTE)]
+    assert [(one.start_ms, one.end_ms) for one in lived(silent, HALTED, MaxSilence(5 * MINUTE), None)] == told
+    short = replace(whole, end_ms=40 * MINUTE + MaxSilence(5 * MINUTE).shortest_ms)
+    assert [(one.start_ms, one.end_ms) for one in lived([short], HALTED, MaxSilence(5 * MINUTE), None)] == told[:1]
 
 
 bounds = st.integers(0, 200)

@@ -314,6 +314,37 @@ async def test_trades_of_one_millisecond_across_two_audits_lose_no_hole(store: S
     assert (await house.truth(TRADES)).holes[0].missing == 2
 
 
+async def test_silence_is_held_against_the_pauses_of_the_series_itself(store: SeriesStore, meta: SqlMetaStore) -> None:
+    """One row in a hundred seconds, audited as it comes; then nothing for eight minutes, which only a whole audit of ten may say."""
+    house = House(store, meta, 0)
+    times = [BASE_MS + 100_000 * number for number in range(90)]
+    await house.hold([ticker(number, at_ms) for number, at_ms in enumerate(times[:25])])
+    for number in range(25, 90):
+        house.clock.now = times[number] + 30_000
+        await house.hold([ticker(number, times[number])])
+        if number % 3 == 0:
+            assert await house.holes() == []
+    house.clock.now = times[-1] + 400_000
+    assert await house.holes(full=True) == []
+    late_ms = times[-1] + 600_000
+    await house.hold([ticker(90, late_ms)])
+    house.clock.now = late_ms + 20_000
+    silence = [(times[-1] + 1, late_ms)]
+    assert await house.holes() == silence
+    for span in (Span(times[-1] + 100_000, late_ms - 1_000), Span(times[-1] + 100_000, times[-1] + 130_000)):
+        assert await house.holes(TICKERS, span=span) == silence, "a part of it is no shorter silence"
+    assert await house.holes(TICKERS, span=Span(times[7] + 10_000, times[8] - 10_000)) == []
+    assert await house.holes(full=True) == silence
+
+
+async def test_half_a_minute_is_too_long_for_a_quick_series(store: SeriesStore, meta: SqlMetaStore) -> None:
+    house = House(store, meta, BASE_MS + 90_000)
+    times = [BASE_MS + 100 * number + (30_000 if number >= 550 else 0) for number in range(570)]
+    await house.hold([ticker(number, at_ms) for number, at_ms in enumerate(times)])
+    house.clock.now = times[-1] + 10_500
+    assert await house.holes() == [(times[549] + 1, times[550])]
+
+
 async def test_a_hole_stays_as_it_is_wherever_the_next_audit_goes_on(meta: SqlMetaStore) -> None:
     """Some rows are looked at again: a hole before, at and after the place where that begins."""
     house = House(MemoryStore(), meta, BASE_MS + 190_000)
@@ -330,6 +361,20 @@ async def test_a_hole_stays_as_it_is_wherever_the_next_audit_goes_on(meta: SqlMe
         await house.hold([trade(101, symbol)])
         await house.hold([ticker(101, BASE_MS + 171_000, symbol)])
     assert await house.holes() == before
+
+
+@pytest.mark.parametrize("rows", [4, 40, 80])
+async def test_a_hole_is_healed_wholly_wherever_the_next_audit_goes_on(meta: SqlMetaStore, rows: int) -> None:
+    """The audits between sweeps; a hole after each row in turn, mended by the row that came late."""
+    house = House(MemoryStore(), meta, BASE_MS + 1_000_000)
+    symbols = {number: f"L{number}USDT" for number in range(2, rows)}
+    for late, symbol in symbols.items():
+        await house.hold([trade(number, symbol) for number in range(1, rows + 1) if number != late])
+    assert len(await house.holes()) == len(symbols)
+    for late, symbol in symbols.items():
+        await house.hold([trade(late, symbol)])
+    assert await house.holes() == []
+    assert {one.state for series in await meta.truths() for one in series.holes} == {HoleState.HEALED}
 
 
 async def test_a_broken_chain_is_found(store: SeriesStore, meta: SqlMetaStore) -> None:

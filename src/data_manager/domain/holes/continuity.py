@@ -23,7 +23,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from data_manager.domain.span import Span
-from data_manager.domain.time import INTERVALS_MS, floor_open_ms
+from data_manager.domain.time import INTERVALS_MS, SECOND_MS, floor_open_ms
 
 Ints = NDArray[np.int64]
 Columns = Mapping[str, Ints]
@@ -184,26 +184,52 @@ class Schedule(Continuity, frozen=True):
         return steps
 
 
-class MaxSilence(Continuity, frozen=True):
-    """No longer than silence_ms between neighbours, nor between an edge of the span and the row next to it.
+PAUSES: Final = 500
+"""So many pauses before a silence tell how long is too long for a series."""
 
-    The hole is the stretch in which nothing is held.
+_PAUSES_LEAST: Final = 20  # fewer tell nothing
+_SILENCE_LEAST_MS: Final = 10 * SECOND_MS
+
+
+class MaxSilence(Continuity, frozen=True):
+    """No silence longer than the series' own pauses explain; longer than silence_ms where these are not known.
+
+    holes() tells every stretch in which nothing is held, between neighbours or at an edge of the span, that is longer
+    than shortest_ms; patience_ms() says which of them are too long, by the pauses around each.
     """
 
     silence_ms: int
+
+    @property
+    def shortest_ms(self) -> int:
+        """No silence so short, or shorter, is a hole of any series."""
+        return min(self.silence_ms, _SILENCE_LEAST_MS)
+
+    def patience_ms(self, pauses: Ints) -> int:
+        """Longer silence is a hole. pauses: the last PAUSES of the series before it, or as many as there are.
+
+        A slow series may be silent for five times the pause that only one in twenty is longer than. A quick one, of
+        which PAUSES are known, not even for silence_ms: ten times the longest of them is too long.
+        """
+        if len(pauses) < _PAUSES_LEAST:
+            return self.silence_ms
+        at = round(0.95 * (len(pauses) - 1))
+        slow_ms = 5 * int(np.partition(pauses, at)[at])
+        quick_ms = max(self.shortest_ms, 10 * int(pauses.max())) if len(pauses) >= PAUSES else self.silence_ms
+        return max(slow_ms, min(self.silence_ms, quick_ms))
 
     def holes(self, columns: Columns, *, key: str, time: str, span: Span, interval: str | None = None) -> list[Hole]:
         times, keys = columns[time], columns[key]
         if len(_where(times, lambda rise: rise < 0)):  # streams are ordered by key, clocks need not agree
             order = np.argsort(times, kind="stable")
             times, keys = times[order], keys[order]
-        at = _where(times, lambda rise: rise > self.silence_ms)
+        at = _where(times, lambda rise: rise > self.shortest_ms)
         left = np.concatenate([[span.start_ms], times[at], times[-1:]])
         right = np.concatenate([times[:1], times[at + 1], [span.end_ms]])
         start = [span.start_ms, *(times[at] + 1).tolist(), *(times[-1:] + 1).tolist()]
         after = [None, *keys[at].tolist(), *keys[-1:].tolist()]
         before = [*keys[:1].tolist(), *keys[at + 1].tolist(), None]
-        silent = (right - left > self.silence_ms).tolist()
+        silent = (right - left > self.shortest_ms).tolist()
         holes = zip(silent, start, right.tolist(), after, before, strict=True)
         return [Hole(begin, end, None, prior, later, "silence") for long, begin, end, prior, later in holes if long]
 

@@ -48,7 +48,7 @@ def _piece(hole: Hole, part: Span, continuity: Continuity, interval: str | None)
         end_ms = floor_open_ms(end_ms, interval)
         length = INTERVALS_MS[interval]
         missing = None if length is None else (end_ms - start_ms) // length
-    if start_ms >= end_ms or (isinstance(continuity, MaxSilence) and end_ms - start_ms <= continuity.silence_ms):
+    if start_ms >= end_ms or (isinstance(continuity, MaxSilence) and end_ms - start_ms <= continuity.shortest_ms):
         return None
     after = hole.after if start_ms == hole.start_ms else None
     before = hole.before if end_ms == hole.end_ms else None

@@ -24,7 +24,7 @@ from data_manager.domain.errors import Corrupt
 from data_manager.domain.holes.continuity import Chained, Continuity, Grid, Hole, Numbered, Schedule, Sparse
 from data_manager.domain.span import Span
 from data_manager.domain.time import DAY_MS, INTERVALS_MS, floor_open_ms, next_open_ms
-from data_manager.domain.values.columns import Ints, Texts
+from data_manager.domain.values.columns import Ints, Mask, Texts
 
 REREAD: Final = 32
 """Rows looked at again by the next audit: what comes a little late lands there, and checks see neighbours."""
@@ -106,12 +106,12 @@ def judge(series: Series, rows: Batch, *, from_ms: int | None, end_ms: int, last
 def holes_of(series: Series, rows: Batch, span: Span) -> list[Hole]:
     """The holes that the series' own rule finds."""
     dataset = DATASETS[series.dataset]
-    rows = _as_fine_as_lost(dataset, rows)
+    rows = as_fine_as_lost(dataset, rows)
     columns = {name: _filled(rows, name) for name in dataset.audited_columns if isinstance(rows.columns[name], Ints)}
     return dataset.continuity.holes(columns, key=dataset.key[0], time=dataset.time, span=span, interval=series.interval)
 
 
-def _as_fine_as_lost(dataset: Dataset, rows: Batch) -> Batch:
+def as_fine_as_lost(dataset: Dataset, rows: Batch) -> Batch:
     """Without the rows that stand in for others, coarser than what was lost: they fill no hole."""
     origin = rows.columns.get("origin")
     if not dataset.coarse or not isinstance(origin, Texts):
@@ -134,16 +134,20 @@ def resume(series: Series, rows: Batch, judged: Judged, before_ms: int | None) -
         return Resume(from_ms, from_ms)
     old = int(np.flatnonzero(rows.time_ms < judged.span.end_ms)[-1]) + 1 if len(rows) else 0
     if bracketed(continuity):
-        return _after_a_cut(rows.time_ms[:old], rows.key, judged.span, before_ms)
+        torn = np.isin(rows.key[:old], [one.after for one in judged.holes if one.after is not None])
+        return _after_a_cut(rows.time_ms[:old], rows.key, torn, judged.span, before_ms)
     return _at_a_row(rows.time_ms[:old], rows.key, judged.span, before_ms)
 
 
-def _after_a_cut(times: Times, keys: Times, span: Span, before_ms: int) -> Resume:
-    """At the row before a cut, so that what lies between it and the next row is judged again."""
+def _after_a_cut(times: Times, keys: Times, torn: Mask, span: Span, before_ms: int) -> Resume:
+    """At the row before a cut, so that what lies between it and the next row is judged again.
+
+    torn: after which rows some are missing. No cut is made there: that hole begins at the row before it.
+    """
     floor_ms, most = span.start_ms - 1, len(times) - 2
-    at = _cut(times, floor_ms, most - REREAD, before_ms)
+    at = _cut(times, floor_ms, most - REREAD, before_ms, torn=torn)
     if at is None:
-        at = _cut(times, floor_ms, most, before_ms, first=True)
+        at = _cut(times, floor_ms, most, before_ms, first=True, torn=torn)
     return Resume(None, None) if at is None else Resume(int(times[: at + 1].max()) + 1, int(keys[at]))
 
 
@@ -196,9 +200,16 @@ def _divided(series: Series, times: Times) -> int:
 
 
 def _cut(
-    times: Times, floor_ms: int, most: int, before_ms: int, *, first: bool = False, after: bool = False
+    times: Times,
+    floor_ms: int,
+    most: int,
+    before_ms: int,
+    *,
+    first: bool = False,
+    after: bool = False,
+    torn: Mask | None = None,
 ) -> int | None:
-    """The last (or first) position up to most after which there is a clean cut.
+    """The last (or first) position up to most after which there is a clean cut, and which is not torn.
 
     All times before the cut lie before before_ms; with after, so does one that follows. floor_ms: what went before the
     rows ends here. Looks at the end of the rows, and at all of them if there is none.
@@ -211,6 +222,8 @@ def _cut(
         low = np.minimum.accumulate(times[begin:][::-1])[::-1][1:]
         found = np.flatnonzero((high < low) & ((low if after else high) < before_ms)) + begin
         found = found[found <= most]
+        if torn is not None:
+            found = found[~torn[found]]
         if len(found):
             return int(found[0 if first else -1])
     return None

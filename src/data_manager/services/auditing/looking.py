@@ -43,6 +43,7 @@ from data_manager.services.auditing.judging import (
     row_end_ms,
     whole_until_ms,
 )
+from data_manager.services.auditing.silent import less_usual
 
 LIVE_WITHIN_MS: Final = DAY_MS
 """A series is fed as it happens when its newest row came within so long of its time."""
@@ -195,9 +196,9 @@ class Looking:
             found += empty_bars(settle(joined(rows)), interval)
         return union(found)
 
-    async def less_burned(self, series: Series, holes: Sequence[Hole]) -> list[Hole]:
-        """The holes without ids that the venue burned."""
-        return await less_burned(self._store, series, holes)
+    async def less_usual(self, series: Series, holes: Sequence[Hole], rows: Batch, span: Span) -> list[Hole]:
+        """The holes without ids that the venue burned, and without silences that are usual for the series."""
+        return await less_usual(self._store, series, await less_burned(self._store, series, holes), rows, span)
 
     async def within(self, looked: Looked, series: Series, span: Span, now_ms: int, life: Life = EVER) -> None:
         """Audit one span, whatever was audited before. The mark stays where it is."""
@@ -367,7 +368,7 @@ class Walk:
         if judged.span is not None:
             rule = DATASETS[self.series.dataset].continuity
             holes = lived(judged.holes, self._life, rule, self.series.interval)
-            holes = await self._looking.less_burned(self.series, holes)
+            holes = await self._looking.less_usual(self.series, holes, rows, judged.span)
             fills = fills_of(self.series)
             if fills is not None and holes:
                 quiet = Life(halts=tuple(await self._looking.quiet(fills, str(self.series.interval), holes)))
