@@ -273,4 +273,6 @@ def test_a_span_is_asked_of_the_id_where_the_key_is_the_time() -> None:
     }
     times = {"$gte": DatetimeMS(BASE_MS), "$lt": DatetimeMS(BASE_MS + 10)}
     assert rows_of(DATASETS["trade"], span, 7) == {"_id": {"$gte": 8}, "traded_ms": times}
-    assert rows_of(DATASETS["trade"], None) == {}
+    assert rows_of(DATASETS["trade"], span) == {"traded_ms": times}
+    assert rows_of(DATASETS["trade"], None) == {"_id": {"$gte": -(2**63)}}
+    assert rows_of(DATASETS["liquidation"], None) == {"_id": {"$gte": "0", "$lt": ":"}}

@@ -15,11 +15,12 @@ from data_manager.adapters.mongo.indexes import TTL_SLACK_MS, Index, desired, di
 from data_manager.adapters.mongo.layout import collection_of, rows_of
 from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import DATASETS
+from data_manager.domain.events import Event
 from data_manager.domain.span import Span
 from data_manager.domain.time import DAY_MS, HOUR_MS
 from data_manager.ports import Receipt, StoreSizes
 from data_manager.services.databases import Growth
-from tests.contract.rows import BASE_MS, batch_of, candle, trade
+from tests.contract.rows import BASE_MS, batch_of, candle, liquidation, trade
 from tests.mongo_server import Keeper, opened, raw, scripted
 
 TRADES = Series("um", "trade", "BTCUSDT")
@@ -137,6 +138,34 @@ async def test_rows_of_the_predecessor_are_found_by_their_ids(mongo_access: Mong
         (drift,) = [one for one in await store.drift() if one.index == "_id_"]
         assert repr(held) in drift.problem
         assert "MONGODB_DB" in drift.fix
+
+
+@pytest.mark.parametrize("held", ["BTCUSDT_1700000040000", ObjectId(b"petrosa12345")])
+@pytest.mark.parametrize("events", [[trade(1), trade(2)], [candle(1), candle(2)], [liquidation(1), liquidation(2)]])
+async def test_rows_beside_those_of_the_predecessor_are_rows_like_any(
+    mongo_access: MongoAccess, held: object, events: list[Event]
+) -> None:
+    batch = batch_of(events)
+    [series] = batch.series
+    with raw(mongo_access) as client:
+        theirs = client[mongo_access.database][collection_of(series)]
+        theirs.insert_one({"_id": held, "timestamp": "2023-11-14T22:14:00", "open": 1.0})
+        async with opened(mongo_access) as store:
+            assert await store.series() == []
+            assert await store.extent(series) is None
+            assert await store.append(batch) == Receipt(new=2)
+            assert await store.append(batch) == Receipt(duplicate=2)
+            assert await store.series() == [series]
+            assert (await store.scan(series)).rows() == (await store.last(series, 5)).rows() == batch.rows()
+            assert await store.count(series) == 2
+            first, last = batch.key.tolist()
+            extent = await store.extent(series)
+            assert extent is not None
+            assert (extent.first_key, extent.last_key) == (first, last)
+            assert len(await store.scan(series, after=last)) == 0
+            assert len(await store.scan(series, after=last, descending=True)) == 1
+            assert await store.drop(series, Span(0, 2 * BASE_MS)) == 2
+        assert theirs.count_documents({}) == 1
 
 
 async def test_other_collections_are_left_alone(mongo_access: MongoAccess) -> None:

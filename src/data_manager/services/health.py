@@ -286,7 +286,7 @@ class HealthBook:
             invalid=invalid if checked else None,
             repair=repair([one for one in truth.holes if one.found_ms >= now_ms - PERIOD_MS]),
             budget=await self._budget(series, extent, life, now_ms),
-            audited_ms=None if mark is None else mark.looked_ms,
+            audited_ms=None if mark is None else mark.looked_ms or None,  # 0: an audit was tried, none was done
         )
 
     def _window(self, series: Series, extent: Extent, life: Life, now_ms: int, window_ms: int | None) -> Span | None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from itertools import compress
 
 import numpy as np
 import structlog
@@ -31,7 +32,7 @@ from data_manager.adapters.mongo.access import (
 from data_manager.adapters.mongo.documents import decode, encode
 from data_manager.adapters.mongo.errors import waiting
 from data_manager.adapters.mongo.indexes import Drift
-from data_manager.adapters.mongo.layout import LIVE, REVISIONS, Document, collection_of, ids_of, rows_of
+from data_manager.adapters.mongo.layout import LIVE, REVISIONS, Document, collection_of, ids_of, keys_between, rows_of
 from data_manager.adapters.mongo.live import keep_live, live_row
 from data_manager.adapters.mongo.undisturbed import all_of, undisturbed
 from data_manager.adapters.mongo.writing import Rows, keep, version_of
@@ -183,8 +184,8 @@ class MongoStore:
         """See SeriesStore.series."""
         with waiting(self.where):
             known = await indexes.held_collections(self._database)
-            keys = await all_of(lambda one: self._key(one, 1), known)
-        return [one for one, key in zip(known, keys, strict=True) if key is not None]
+            held = await all_of(self._holds_any, known)
+        return list(compress(known, held))
 
     @undisturbed
     async def revisions(self, series: Series) -> Batch:
@@ -204,20 +205,27 @@ class MongoStore:
         """None: other replicas write too, so nobody here can tell whether the rows of a series have changed."""
         return None
 
+    async def _holds_any(self, series: Series) -> bool:
+        """Whether there is a row, be it readable or not."""
+        wanted = keys_between(DATASETS[series.dataset], None, None)
+        return await self._collection(series).find_one(wanted, {"_id": 1}) is not None
+
     async def _key(self, series: Series, way: int) -> int | None:
         """The first (way 1) or last (-1) key, its first part; None when nothing is held."""
-        rows = await self._first(series, "_id", way)
+        rows = await self._first(series, keys_between(DATASETS[series.dataset], None, None), way)
         return int(rows.key[0]) if len(rows) else None
 
     async def _time(self, series: Series, way: int) -> int | None:
         """The earliest (way 1) or latest (-1) time; None when nothing is held."""
-        rows = await self._first(series, DATASETS[series.dataset].time, way)
+        rows = await self._first(series, {DATASETS[series.dataset].time: {"$type": "date"}}, way)
         return int(rows.time_ms[0]) if len(rows) else None
 
-    async def _first(self, series: Series, by: str, way: int) -> Batch:
+    async def _first(self, series: Series, wanted: Document, way: int) -> Batch:
+        """The first or last row of those wanted, by the one field that is asked about."""
         dataset: Dataset = DATASETS[series.dataset]
+        [by] = wanted
         names = list(dict.fromkeys((dataset.key[0], dataset.time)))
-        found: list[Document] = await self._collection(series).find({}, names).sort(by, way).limit(1).to_list()
+        found: list[Document] = await self._collection(series).find(wanted, names).sort(by, way).limit(1).to_list()
         return decode(dataset, series, found, names)
 
     # ---- keeping house -------------------------------------------------------------------------------------------
