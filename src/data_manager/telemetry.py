@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
+from data_manager.domain.errors import Rejected
 from data_manager.ports import BusState, Receipt
 
+_REFUSED_OF_MAX = 256  # of more series at once it is the stream that is wrong, and counted too
 _TOOK_MS = np.array([1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 30_000])
 
 
@@ -51,6 +53,7 @@ class Tally:
     changed: Counter[str] = field(default_factory=Counter)
     duplicate: Counter[str] = field(default_factory=Counter)
     refused: Counter[tuple[str, str]] = field(default_factory=Counter)  # by event type and reason, once that is known
+    refused_of: Counter[tuple[str, str]] = field(default_factory=Counter)  # by series and reason; the watch takes them
     rejected: Counter[tuple[str, str]] = field(default_factory=Counter)  # the same, once their dead letters are kept
     ignored: Counter[str] = field(default_factory=Counter)  # by reason
     dropped: int = 0
@@ -64,6 +67,13 @@ class Tally:
     dead_evicted: int = 0  # dead letters that had to make room for newer ones
     findings_open: Counter[str] = field(default_factory=Counter)  # raised by the watch over the streams, by kind
 
+    def refuse(self, event_type: str, why: Rejected) -> None:
+        """Count an event in flight that is to be a dead letter, and of what series it is where that is known."""
+        self.refused[event_type, why.reason] += 1
+        one = (why.series, why.reason)
+        if why.series is not None and (len(self.refused_of) < _REFUSED_OF_MAX or one in self.refused_of):
+            self.refused_of[why.series, why.reason] += 1
+
     def stored(self, event_type: str, receipt: Receipt) -> None:
         """Count what an append did."""
         self.new[event_type] += receipt.new
@@ -76,6 +86,10 @@ class Tally:
             self.new.total() + self.changed.total() + self.duplicate.total() + self.rejected.total()
             + self.dropped + self.in_flight
         )  # fmt: skip
+
+    def rows_in_flight(self) -> int:
+        """Those in flight that wait for the store of the rows, and not for that of the dead letters."""
+        return self.in_flight - (self.refused.total() - self.rejected.total())
 
     def total_received(self) -> int:
         """All events, dropped ones included."""

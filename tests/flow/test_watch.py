@@ -16,7 +16,7 @@ from data_manager.adapters.bus.nats_core import CoreOptions, NatsCore
 from data_manager.adapters.meta.sql import SqlMetaStore, open_meta
 from data_manager.domain.batch import STREAM, Batch, pack
 from data_manager.domain.datasets import DATASETS
-from data_manager.domain.errors import Unavailable
+from data_manager.domain.errors import Rejected, Unavailable, Undecodable
 from data_manager.domain.events import Liquidation, Trade
 from data_manager.domain.finding import Finding, FindingKind, found
 from data_manager.ports import Bus, Clock, Delivery, Dropped
@@ -366,6 +366,34 @@ def test_parse_errors_of_a_stream_by_reason() -> None:
     assert bench.seconds(50) == []
     (over,) = bench.seconds(20)
     assert (over.id, over.open) == (raised.id, False)
+
+
+def test_parse_errors_of_a_series_name_it_though_none_of_its_events_was_ever_kept() -> None:
+    bench = Bench()
+
+    def refuse(times: int, payload: bytes, event_type: str) -> None:
+        for _ in range(times):
+            [why] = Decoder("um")(payload, 0)
+            assert isinstance(why, Rejected)
+            bench.tally.refuse(event_type, why)
+
+    refuse(
+        6, b'{"e":"trade","E":1680652700455,"s":"ETHUSDT","t":1,"p":1.5,"q":"1","T":1680652700452,"m":true}', "trade"
+    )
+    refuse(5, b'{"e":"kline","E":1680652700455,"s":"ETHUSDT","k":{"s":"ETHUSDT","i":"1h"}}', "kline")
+    raised = {(one.series, one.stream): one for one in bench.seconds(5)}
+    assert raised.keys() == {(ETH, "trade"), (None, "trade")}
+    assert {str(one.evidence) for one in raised.values()} == {str({"invalid": 6})}
+    assert what(bench.seconds(65)) == [(PARSE_ERRORS, ETH, False), (PARSE_ERRORS, None, False)]
+
+
+def test_refusals_while_their_letters_wait_are_no_store_that_hangs() -> None:
+    """Without the metadata database letters stay in flight; who falls silent meanwhile is told all the same."""
+    bench = Bench()
+    bench.seconds(10, "BTCUSDT")
+    bench.tally.in_flight += 1
+    bench.tally.refuse("unknown", Undecodable("not JSON"))
+    assert what(bench.seconds(70)) == [(SILENCE, BTC, True), (SILENCE, None, True)]
 
 
 def test_more_subjects_than_may_be_are_not_watched_and_nothing_breaks() -> None:

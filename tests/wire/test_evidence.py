@@ -11,7 +11,7 @@ import pytest
 from data_manager.adapters.binance import wire, wire_words
 from data_manager.adapters.binance.wire import DATASET_OF, Decoder, dataset_of, trace_parent
 from data_manager.domain.datasets import BY_EVENT, DATASETS
-from data_manager.domain.errors import BadSetting
+from data_manager.domain.errors import BadSetting, Rejected
 from data_manager.domain.events import Trade
 
 from .samples import FOLDER, SAMPLES, Sample
@@ -27,6 +27,33 @@ def _by_name(sample: Sample) -> str:
 @pytest.mark.parametrize("sample", SAMPLES, ids=_by_name)
 def test_payload_gives_its_snapshot(sample: Sample) -> None:
     assert sample.decoded() == sample.outcomes
+
+
+_TRADE = {"e": "trade", "E": 1680652700455, "s": "币安人生USDT", "t": 1, "p": 1.5}
+_BOOK = {"lastUpdateId": 1, "bids": [["1"]], "asks": []}
+
+
+@pytest.mark.parametrize(
+    ("row", "stream", "series"),
+    [
+        (_TRADE, "trade", "um.trade.币安人生USDT"),
+        (_TRADE | {"s": "../x"}, "trade", None),
+        (_TRADE | {"s": "BTCUSD_PERP"}, "trade", None),
+        ({"e": "kline", "E": 1, "s": "BTCUSDT", "k": {"s": "BTCUSDT", "i": "1M"}}, "kline", "um.candle.BTCUSDT.1M"),
+        ({"e": "kline", "E": 1, "s": "BTCUSDT", "k": {"s": "BTCUSDT", "i": "1H"}}, "kline", None),
+        ({"e": "forceOrder", "E": 1, "o": {"s": "BTCUSDT"}}, "forceOrder", "um.liquidation.BTCUSDT"),
+        (_BOOK, "depth", None),  # its label may be wrong
+        (_BOOK | {"s": "ETHUSDT"}, "depth", "um.depth.ETHUSDT"),
+        ({"e": "mystery", "s": "BTCUSDT"}, None, None),
+    ],
+    ids=str,
+)
+def test_of_what_is_rejected_stream_and_series_are_told_as_far_as_they_can_be_read(
+    row: dict[str, Any], stream: str | None, series: str | None
+) -> None:
+    (why,) = Decoder("um")(msgspec.json.encode({"stream": "btcusdt@depth20@100ms", "data": row}), 0)
+    assert isinstance(why, Rejected)
+    assert (why.stream, why.series) == (stream, series)
 
 
 def test_evidence_table_and_payloads_agree() -> None:

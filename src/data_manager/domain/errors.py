@@ -30,10 +30,13 @@ class Rejected(DataManagerError):
     """Input that is wrong and will not become right: it belongs to the dead letters.
 
     reason is a short stable word for counting, field the offending field's path in the venue's words ("data.p"),
-    None when no single field is to blame.
+    None when no single field is to blame. stream and series: what the row would have been, by the metrics' label and by
+    id, where that much of it can be read.
     """
 
     reason = "rejected"
+    stream: str | None = None
+    series: str | None = None
 
     def __init__(self, message: str, *, field: str | None = None) -> None:
         super().__init__(message)

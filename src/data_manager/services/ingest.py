@@ -20,8 +20,8 @@ import numpy as np
 import structlog
 
 from data_manager.domain.batch import STREAM, Batch, Packed, Refused, pack
-from data_manager.domain.dataset import Dataset
-from data_manager.domain.errors import Corrupt, Damaged, Rejected
+from data_manager.domain.dataset import Dataset, Series
+from data_manager.domain.errors import Corrupt, Damaged, Mislabelled, Rejected
 from data_manager.domain.events import Event
 from data_manager.domain.values.columns import Ints
 from data_manager.ports import Bus, Clock, Delivery, Dropped, Receipt
@@ -183,7 +183,7 @@ async def flush(ports: Ports, buffer: Buffer, burying: Burying) -> None:
     for dataset, rows in ports.shed(held.rows):
         _count_shed(buffer.tally, dataset, len(rows.events))
     for dataset, refused in ports.screen(held.rows):
-        _refuse(ports, buffer.tally, held, dataset, refused)
+        _refuse(ports, buffer, held, dataset, refused)
         held.rows[dataset].without({one.position for one in refused})
     parts = [_packed(ports, buffer, held, dataset, rows) for dataset, rows in held.rows.items() if rows.events]
     storing = [_store(ports, buffer.tally, held, part) for part in parts]
@@ -213,7 +213,7 @@ class _Part(NamedTuple):
 
 def _packed(ports: Ports, buffer: Buffer, held: Held, dataset: Dataset, rows: Rows) -> _Part:
     packed = pack(dataset, buffer.market, rows.events, rows.received_ms, STREAM)
-    _refuse(ports, buffer.tally, held, dataset, packed.refused)
+    _refuse(ports, buffer, held, dataset, packed.refused)
     return _Part(dataset, rows, packed, frozenset(refused.position for refused in packed.refused))
 
 
@@ -223,19 +223,22 @@ def _count_shed(tally: Tally, dataset: Dataset, events: int) -> None:
     tally.dropped += events
 
 
-def _refuse(ports: Ports, tally: Tally, held: Held, dataset: Dataset, refused: Sequence[Refused]) -> None:
+def _refuse(ports: Ports, buffer: Buffer, held: Held, dataset: Dataset, refused: Sequence[Refused]) -> None:
     """Events that broke a rule; their letters name the field as the venue does."""
     rows = held.rows[dataset]
     for one in refused:
-        delivery, why = rows.deliveries[one.position], one.why
+        delivery, event, why = rows.deliveries[one.position], rows.events[one.position], one.why
         if why.field is not None:
-            why.field = ports.path_of(rows.events[one.position], why.field, delivery.payload)
-        _bury(tally, held, dataset, delivery, why)
+            why.field = ports.path_of(event, why.field, delivery.payload)
+        if not isinstance(why, Mislabelled):  # whose that is, is just what is in doubt
+            interval = event.interval if dataset.has_interval else None
+            why.series = Series(buffer.market, dataset.name, event.symbol, interval).id
+        _bury(buffer.tally, held, dataset, delivery, why)
 
 
 def _bury(tally: Tally, held: Held, dataset: Dataset, delivery: Delivery, why: Rejected) -> None:
     """An event becomes a dead letter; it is in flight until that is kept."""
-    tally.refused[dataset.wire, why.reason] += 1
+    tally.refuse(dataset.wire, why)
     held.dead.append(Dead(delivery, dataset.wire, why))
 
 
@@ -263,6 +266,7 @@ async def _store_around_damage(ports: Ports, tally: Tally, held: Held, part: _Pa
             _log.error("damage in the store", series=series.id, events=len(positions), reason=str(error))
             for at in positions:
                 why = Damaged(f"{series.id}: what is held there is damaged: {error}")
+                why.series = series.id
                 _bury(tally, held, part.dataset, part.rows.deliveries[at], why)
         else:
             _enter(ports, tally, part, positions, rows, receipt)

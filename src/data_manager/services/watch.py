@@ -3,7 +3,7 @@
     silence        nothing for silence_s of listening (longer where the dataset itself is slower)    once it was heard
     silence of everything    the bus is away: one finding without series and stream, and none for each of them
     stale          even the freshest row of a second was received late_ms after it happened
-    parse errors   more than refused_max events of a stream refused for one reason within the last minute
+    parse errors   more than refused_max events refused for one reason within the last minute
 
 A judgement must come out the same turns times in a row before a finding is raised, and again before it is resolved.
 
@@ -86,6 +86,7 @@ class Watch:
         self._verdicts = {kind: Verdicts(self._rules.turns) for kind in WATCHED}
         self._open: dict[tuple[FindingKind, Subject], list[Finding]] = {}
         self._refused = deque([tally.refused.copy()], maxlen=_MINUTE_TURNS + 1)
+        self._refused_of: deque[Counter[tuple[str, str]]] = deque(maxlen=_MINUTE_TURNS)  # by series, turn by turn
         self._listened_s = 0.0
         self._held_up_s = 0.0  # not listened, less what was listened since
         self._away: str | None = None
@@ -173,7 +174,7 @@ class Watch:
     def _listen(self, away: str | None) -> None:
         """Count the time since the last judgement, unless we could not have heard anything in it."""
         now_s, flushes = self._clock.monotonic_s(), self._tally.flushes
-        stuck = flushes == self._flushes and self._tally.in_flight > 0
+        stuck = flushes == self._flushes and self._tally.rows_in_flight() > 0
         step_s = now_s - self._judged_s
         heard_s = 0.0 if stuck or away is not None else min(step_s, _STEP_MAX_S)
         self._listened_s += heard_s
@@ -216,19 +217,30 @@ class Watch:
         return silent, known
 
     def _unreadable(self) -> Mask:
-        """Mask of the streams with more refused events of one reason within a minute than may be."""
+        """Mask of the streams and series with more refused events of one reason within a minute than may be."""
         self._refused.append(self._tally.refused.copy())
+        self._refused_of.append(self._tally.refused_of)
+        self._tally.refused_of = Counter()
         bad = {
-            self._subjects.slot_of(stream)
-            for (stream, _), count in self._refused_lately().items()
+            self._subjects.slot_of(subject)
+            for (subject, _), count in self._refused_lately().items()
             if count > self._rules.refused_max
         }
         mask = np.zeros(len(self._subjects), np.bool_)
         mask[[slot for slot in bad if slot is not None]] = True
         return mask
 
-    def _refused_lately(self) -> Counter[tuple[str, str]]:
-        return self._refused[-1] - self._refused[0]
+    def _refused_lately(self) -> dict[tuple[Subject, str], int]:
+        """How many events of a stream or series were refused for a reason within the last minute."""
+        by_series: Counter[tuple[str, str]] = Counter()
+        for turn in self._refused_of:
+            by_series.update(turn)
+        streams = self._refused[-1] - self._refused[0]
+        lately: dict[tuple[Subject, str], int] = {(stream, reason): n for (stream, reason), n in streams.items()}
+        for (series, reason), count in by_series.items():
+            if count > self._rules.refused_max:
+                lately[parse_series(series, DATASETS, ""), reason] = count
+        return lately
 
     def _raise(self, kind: FindingKind, slot: int, now_ms: int) -> list[Finding]:
         subject = self._subjects.names[slot]
@@ -261,7 +273,7 @@ class Watch:
         if subject == EVERYTHING:
             return {"why": self._away}
         if kind is FindingKind.PARSE_ERRORS:
-            return {reason: count for (label, reason), count in self._refused_lately().items() if label == subject}
+            return {reason: count for (whose, reason), count in self._refused_lately().items() if whose == subject}
         event_ms = int(self._subjects.event_ms[slot])
         evidence: Evidence = {"last_event_ms": event_ms if event_ms >= 0 else None}
         if kind is FindingKind.STALE:

@@ -21,7 +21,7 @@ from data_manager.adapters.binance import wire_words as words
 from data_manager.adapters.binance.wire_words import Finish, Place
 from data_manager.domain.dataset import MARKETS, Dataset
 from data_manager.domain.datasets import BY_EVENT
-from data_manager.domain.errors import BadSetting, Undecodable, UnknownKind
+from data_manager.domain.errors import BadSetting, Rejected, Undecodable, UnknownKind
 from data_manager.domain.events import Event, Ignored, Outcome
 from data_manager.domain.symbols import is_symbol
 
@@ -153,6 +153,8 @@ class Decoder:
             return UnknownKind(f"{place.where or 'message'}: neither e nor the shape says what it is")
         finish = self._finish.get(found.__class__)
         outcome: Outcome = finish(found, place) if finish else found
+        if isinstance(outcome, Rejected):
+            outcome.stream, outcome.series = precise.whose(row, place, self._market)
         return outcome
 
 

@@ -18,10 +18,12 @@ from data_manager.adapters.binance import wire_words as words
 from data_manager.adapters.binance.wire_books import label_symbol
 from data_manager.adapters.binance.wire_words import Place
 from data_manager.domain import events
-from data_manager.domain.dataset import MARKETS
+from data_manager.domain.dataset import MARKETS, Series
+from data_manager.domain.datasets import BY_EVENT
 from data_manager.domain.errors import Invalid, Rejected, UnknownKind
 from data_manager.domain.events import Ignored
 from data_manager.domain.symbols import is_symbol
+from data_manager.domain.time import INTERVALS_MS
 
 Row = dict[str, Raw]
 FOREIGN = Ignored("foreign")
@@ -138,6 +140,33 @@ _SYMBOL_AT = {
     words.WireForceOrder: ("o.s",),
     words.WireFundingRate: ("symbol", "s"),
     words.WireBook: ("s", "symbol"),
+}
+
+
+def whose(row: Row, place: Place, market: str) -> tuple[str | None, str | None]:
+    """Of what stream (the metrics' label) and of what series (its id) a rejected row is, as far as it can be read.
+
+    A book that names no symbol is of no series: its label may be wrong.
+    """
+    dataset = _DATASETS.get(kind := kind_of(row, place))
+    if dataset is None:
+        return None, None
+    symbol = _symbol_of(row, kind, place)
+    raw = _dig(row, "k.i") if dataset.has_interval else None
+    interval = None if raw is None else text_of(raw)
+    if (
+        not isinstance(symbol, str)
+        or not is_symbol(symbol, market)
+        or dataset.has_interval != (interval in INTERVALS_MS)
+    ):
+        return dataset.wire, None
+    return dataset.wire, Series(market, dataset.name, symbol, interval).id
+
+
+_DATASETS = {
+    **{kind: BY_EVENT[kind.__mro__[1]] for kind in words.EVENTS},
+    words.WireKline: BY_EVENT[events.Candle],
+    words.WireForceOrder: BY_EVENT[events.Liquidation],
 }
 
 

@@ -127,10 +127,11 @@ class Buffer:
             rows.events.append(outcome)
             rows.deliveries.append(delivery)
         elif isinstance(outcome, Rejected):
-            self.tally.received["unknown"] += 1
-            self.tally.refused["unknown", outcome.reason] += 1
+            event_type = outcome.stream or "unknown"
+            self.tally.received[event_type] += 1
             self.tally.in_flight += 1
-            self._dead.append(Dead(delivery, "unknown", outcome))
+            self.tally.refuse(event_type, outcome)
+            self._dead.append(Dead(delivery, event_type, outcome))
         else:
             self.tally.ignored[outcome.reason] += 1
 
