@@ -148,6 +148,13 @@ def test_a_file_without_a_row_has_none(tmp_path: Path, text: str) -> None:
     assert rows(tmp_path, text) == []
 
 
+@pytest.mark.parametrize(
+    "before", ["\n\n", ",,,,,,\n", line(7).replace(str(DAY), "soon")], ids=["blank", "bare", "wrong"]
+)
+def test_a_first_line_that_says_nothing_does_not_make_a_file_empty(tmp_path: Path, before: str) -> None:
+    assert [row["agg_id"] for row in rows(tmp_path, HEADER + before + line(1) + line(2))] == [1, 2]
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     gaps=st.lists(st.sampled_from([0, 0, 1, 7, 40_000]), min_size=1, max_size=60),

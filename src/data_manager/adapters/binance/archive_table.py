@@ -60,16 +60,16 @@ class Table:
         self._layout = layout
         with self._opened() as stream:
             head = stream.read(_PEEK_BYTES).decode("utf-8", "replace")
-        first, _, rest = head.partition("\n")
-        self._width = first.count(",") + 1 if first.strip() else 0
-        self._header = self._width > 0 and not self._time_of(first).lstrip("-").isdigit()
-        sample = rest.partition("\n")[0] if self._header else first
+        lines = [line for line in head.split("\n") if line.strip()]
+        self._width = lines[0].count(",") + 1 if lines else 0
+        self._header = self._width > 0 and not self._time_of(lines[0]).lstrip("-").isdigit()
         if self._width and self._width <= max(layout.read):
             raise Corrupt(f"{name}: {self._width} columns, {max(layout.read) + 1} are needed")
-        text = self._time_of(sample) if sample.strip() else ""
-        self.is_empty = not text
+        times = [self._time_of(line) for line in lines[self._header :]]
+        self.is_empty = not times
+        text = next((one for one in times if one.isdigit()), times[0] if times else "")
         per_ms = unit_of(int(text)) if text.isdigit() and len(text) < 20 else None
-        if text and per_ms is None:
+        if times and per_ms is None:
             raise Corrupt(f"{name}: its first time is {text[:40]!r}, which is no time of our age")
         self.per_ms = per_ms or 1
 
