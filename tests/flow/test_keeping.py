@@ -381,6 +381,8 @@ def test_what_is_let_go_is_certified_told_and_known_again_when_it_comes_back(fed
     """The last of them: afterwards the service holds less, and then everything again."""
     service, rows = fed.service, fed.rows[RECORDED]
     path, query = asked(RECORDED)
+    due = [service.post("/retention/run", {"dry_run": True, "force": force}).json() for force in (False, True)]
+    assert [len(one["pieces"]) for one in due] == [0, len(fed.rows)], "a dry run says what would go, forced or not"
     done = service.post("/retention/run", {"series": RECORDED, "force": True}).json()
     assert (done["dropped"], done["failed"], len(done["pieces"])) == (len(rows), {}, 1)
     [piece] = done["pieces"]

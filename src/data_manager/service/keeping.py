@@ -95,7 +95,7 @@ class Keeping:
         if self.retention is None:
             raise Conflict("this process may not delete rows: ask the one that stores them")
         if dry_run:
-            return await self.retention.run(series, dry_run=True, progress=tell)
+            return await self.retention.run(series, dry_run=True, force=force, progress=tell)
         retention, done = self.retention, list[Retained]()
 
         async def retain(lease: Lease) -> None:
