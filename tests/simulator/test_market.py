@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_manager.domain.errors import BadQuery
-from data_manager.domain.time import INTERVALS_MS, floor_open_ms, next_open_ms
+from data_manager.domain.time import INTERVALS_MS, floor_open_ms, next_open_ms, parse_time
 from data_manager.simulator import path
 from data_manager.simulator.contracts import Contract, interval_ms, settlements, universe
 from data_manager.simulator.counting import Counter
@@ -263,7 +263,10 @@ def test_all_kinds_of_contracts_are_listed() -> None:
 
 def test_any_name_can_be_listed_and_nonsense_cannot() -> None:
     assert universe(("ZZTOPUSDT",), 1, NOW) == universe(("ZZTOPUSDT",), 1, NOW + DAY)
-    for name in ("btcusdt", "USDT", "BTC", "B" * 40 + "USDT"):
+    [dated] = universe(("ETHUSDT_260626",), 1, NOW).values()
+    assert (dated.pair, dated.contract_type, dated.status(NOW)) == ("ETHUSDT", "NEXT_QUARTER", "TRADING")
+    assert dated.delivery_ms == parse_time("2026-06-26T08:00:00Z")
+    for name in ("btcusdt", "USDT", "BTC", "B" * 40 + "USDT", "ETHUSDT_261332", "_260626"):
         with pytest.raises(BadQuery):
             universe((name,), 1, NOW)
 

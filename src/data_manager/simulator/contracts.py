@@ -3,6 +3,7 @@
 Prices are whole numbers of 10**-price_precision, quantities of 10**-quantity_precision.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Final
@@ -107,9 +108,11 @@ def _contract(symbol: str, seed: int, start_ms: int) -> Contract:
         return _KNOWN[symbol]
     if symbol in (odd := _odd(start_ms)):
         return odd[symbol]
+    if dated := _DATED.fullmatch(symbol):
+        return _quarterly(_contract(dated["pair"], seed, start_ms), _delivery_ms(symbol, dated["date"]), start_ms)
     quote = next((one for one in ("USDT", "USDC", "BUSD", "BTC") if symbol.endswith(one) and symbol != one), None)
     if quote is None or symbol != symbol.upper() or not 2 <= len(symbol) <= 32:
-        raise BadQuery("symbols", symbol, "must be upper case and end with its quote, such as BTCUSDT")
+        raise BadQuery("symbols", symbol, "must be upper case and end with its quote, such as BTCUSDT, or with a day")
     return _drawn(symbol, quote, key_of(seed, "contract", symbol))
 
 
@@ -126,6 +129,7 @@ def _drawn(symbol: str, quote: str, chance: int) -> Contract:
 
 
 _LISTED: Final = parse_time("2020-10-01")
+_DATED: Final = re.compile(r"(?P<pair>[^_]+)_(?P<date>\d{6})", re.ASCII)
 
 
 def _coin(
@@ -178,15 +182,27 @@ def _odd_names(start_ms: int) -> tuple[str, ...]:
 
 def _odd(start_ms: int) -> dict[str, Contract]:
     """The quarterly that is next to be delivered, and a contract that is announced for the day after tomorrow."""
-    delivery_ms = _quarter_end(start_ms)
-    name = f"BTCUSDT_{datetime_of(delivery_ms):%y%m%d}"
-    quarterly = replace(
-        _KNOWN["BTCUSDT"], symbol=name, contract_type="CURRENT_QUARTER", delivery_ms=delivery_ms,
-        onboard_ms=delivery_ms - 26 * WEEK_MS, pace=64, funding_hours=(),
-    )  # fmt: skip
+    quarterly = _quarterly(_KNOWN["BTCUSDT"], _quarter_end(start_ms), start_ms)
     listed_ms = (start_ms // (24 * HOUR_MS) + 2) * 24 * HOUR_MS
     announced = _coin("SOON", "2020-01-01", (4, 1), 12_340, 2, 9_000, onboard_ms=listed_ms)
     return {quarterly.symbol: quarterly, announced.symbol: announced}
+
+
+def _quarterly(pair: Contract, delivery_ms: int, start_ms: int) -> Contract:
+    """The contract on a pair that is delivered then."""
+    is_next = delivery_ms > _quarter_end(start_ms)
+    return replace(
+        pair, symbol=f"{pair.symbol}_{datetime_of(delivery_ms):%y%m%d}", delivery_ms=delivery_ms, pace=64,
+        contract_type="NEXT_QUARTER" if is_next else "CURRENT_QUARTER", onboard_ms=delivery_ms - 26 * WEEK_MS,
+        funding_hours=(),
+    )  # fmt: skip
+
+
+def _delivery_ms(symbol: str, date: str) -> int:
+    try:
+        return parse_time(f"20{date[:2]}-{date[2:4]}-{date[4:]}T08:00:00Z")
+    except BadQuery as error:
+        raise BadQuery("symbols", symbol, "must end with a day, such as BTCUSDT_261225") from error
 
 
 def _quarter_end(ms: int) -> int:
