@@ -13,6 +13,7 @@ from data_manager.adapters.binance.wire import DATASET_OF, Decoder
 from data_manager.domain.batch import Batch
 from data_manager.domain.errors import Corrupt
 from data_manager.ports import BusState, Clock, DeadLetter, Delivery, Dropped, Receipt
+from data_manager.services.dead_letters import burying
 from data_manager.services.ingest import Ports, Shed, ingest
 from data_manager.services.ingesting.buffer import Buffer, Limits
 from data_manager.telemetry import Tally
@@ -270,6 +271,25 @@ async def test_dead_letters_wait_for_their_store_and_rows_do_not() -> None:
     assert sorted(desk.acked) == ["0", "1", "2", "3", "4", "5"]
     assert desk.tally.missing() == 0
     assert desk.tally.oldest_unflushed_ms is None
+
+
+async def test_dead_letters_do_not_wait_for_company_when_the_bus_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(burying, "_APART_S", 3_600.0)
+    desk = Desk([[b"garbage"], [b"more"], [b"last"]], Limits(age_ms=0))
+    desk.turns = lambda: 20
+    lists = desk.batches
+
+    async def and_then_quiet(quiet_s: float) -> AsyncIterator[list[Delivery]]:
+        async for some in lists(quiet_s):
+            yield some
+        while True:
+            await asyncio.sleep(0)
+            yield []
+
+    desk.batches = and_then_quiet  # type: ignore[method-assign]
+    running = asyncio.create_task(desk.run())
+    await eventually(lambda: len(desk.acked) == 3, what="all three are kept, though the bus goes on")
+    running.cancel()
 
 
 async def test_dead_letters_wait_up_to_a_bound_and_then_everything_does() -> None:

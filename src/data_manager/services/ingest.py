@@ -94,7 +94,7 @@ async def ingest(ports: Ports, buffer: Buffer) -> None:
                 buffer.count()
                 await flusher.make_room()
             note_drops(ports, buffer.tally)
-            flusher.when_due()
+            flusher.when_due(quiet=not deliveries)
         note_drops(ports, buffer.tally)
         await flusher.rest()
     finally:
@@ -136,10 +136,12 @@ class Flusher:
             self._under_way = asyncio.create_task(flush(self._ports, self._buffer, self._burying), name="flush")
             await asyncio.sleep(0)  # it takes what waits as soon as it runs
 
-    def when_due(self) -> None:
+    def when_due(self, *, quiet: bool) -> None:
         """Nothing more is at hand: what waits is to be flushed, at once if it is some time since the last flush, and
-        what comes then too."""
+        what comes then too. quiet: nothing came for a while, so that dead letters need not wait for others."""
         self._more = False
+        if quiet:
+            self._burying.hurry()
         if self._under_way is not None and self._under_way.done():
             self._under_way.result()
             self._under_way = None

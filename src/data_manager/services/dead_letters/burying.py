@@ -2,7 +2,8 @@
 
 A message is acknowledged when all its dead letters are kept, and not before; until then they count as in flight. What
 waits is bounded: beyond the limit the next flush waits too, and with it all that is pulled. A write costs as much as
-some hundred letters do, so the first is kept at once, and those that come soon afterwards go together.
+some hundred letters do, so the first is kept at once, and those that come soon afterwards go together, at the latest
+when the bus has nothing more.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from data_manager.ports import Clock, DeadLetter, Delivery
 from data_manager.services.ingesting.buffer import Buffer, Dead
 
 _LAST_S: Final = 1.0  # at the end; what is not kept by then comes again
-_APART_S: Final = 1.0  # from one write to the next, while there is room for what waits
+_APART_S: Final = 1.0  # from one write to the next, while more comes and there is room for what waits
 _log = structlog.get_logger(__name__)
 
 KeepDead = Callable[[Sequence[DeadLetter]], Awaitable[None]]
@@ -45,8 +46,14 @@ class Burying:
         """All the dead of some messages, whose rows are stored."""
         self._buffer.unkept += dead
         self._unkept_bytes += sum(len(one.letter.payload) for one in dead)
+        if dead:
+            self._hurry.clear()
         if dead and self._under_way is None:
             self._under_way = asyncio.create_task(self._go_on(), name="dead letters")
+
+    def hurry(self) -> None:
+        """What waits need not wait for company: nothing more is at hand."""
+        self._hurry.set()
 
     async def make_room(self) -> None:
         """Return when no more wait than may."""
