@@ -664,3 +664,9 @@ def test_errors_of_mysql_are_told_by_their_number(number: int, kind: type[Except
     assert str(ours).startswith("metadata database db:3306/petrosa ")
     assert words in str(ours)
     assert "hunter2" not in str(ours)
+
+
+def test_an_error_of_mysql_that_we_do_not_know_is_told_in_its_words() -> None:
+    ours = translated(OperationalError("ALTER", {}, RuntimeError(1292, "Incorrect datetime value")), "db:3306/petrosa")
+    assert type(ours) is Unavailable
+    assert "(1292: Incorrect datetime value)" in str(ours)

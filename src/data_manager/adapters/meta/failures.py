@@ -29,6 +29,7 @@ class Contended(Unavailable):
     """Another transaction got in the way and nothing was kept: the same again at once may work."""
 
 
+_SILENT = "does not answer: check that it runs and can be reached"
 Kind = type[Corrupt] | type[Unavailable]
 
 _DAMAGED = "is damaged: stop the service and put the last backup in its place, or move it away to begin an empty one"
@@ -115,13 +116,21 @@ def translated(error: DBAPIError, name: str) -> DataManagerError | None:
     if unencrypted is not None:
         return Refused(f"metadata database {name} {unencrypted}")
     if lost(error):
-        return Unavailable(f"metadata database {name} does not answer: check that it runs and can be reached")
+        return Unavailable(f"metadata database {name} {_as_the_server_says(error.orig) or _SILENT}")
     return None
 
 
 def lost(error: DBAPIError) -> bool:
     """Whether the connection is gone. What was under way on it did not happen, but for a commit: nobody knows."""
     return error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
+
+
+def _as_the_server_says(cause: BaseException | None) -> str | None:
+    """What it objects to, where it does: a number from 2000 to 2999 is the driver's own, which heard nothing."""
+    match cause.args if cause is not None else ():
+        case (int(number), str(words), *_) if not 2000 <= number < 3000:
+            return f"refuses what was asked of it ({number}: {words})"
+    return None
 
 
 def _of_encryption(cause: BaseException | None) -> str | None:

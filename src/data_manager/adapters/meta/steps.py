@@ -5,8 +5,10 @@ note of it. And a database the predecessor used has tables of some of our names.
 there stays, what it lacks is added, and what cannot be ours is named.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
+from warnings import catch_warnings
 
 import sqlalchemy as sa
 from alembic import op
@@ -21,16 +23,20 @@ Indexes = Mapping[str, Sequence[str]]
 def make_table(name: str, columns: Sequence[sa.Column[Any]], *, indexes: Indexes, unique: Iterable[str] = ()) -> None:
     """The table as given; one that is there keeps its rows and gets the columns and indexes it lacks.
 
-    unique names the indexes that forbid the same twice. Raises Refused where a table of that name cannot become ours.
+    An index of the same name on other columns makes way: the predecessor had some. unique names the indexes that forbid
+    the same twice. Raises Refused where a table of that name cannot become ours.
     """
     if _look().has_table(name):
         _adopt(name, columns)
     else:
         op.create_table(name, *columns, **MYSQL)
-    held = {index["name"] for index in _look().get_indexes(name)}
+    held = {index["name"]: index["column_names"] for index in _look().get_indexes(name)}
     for index, of in indexes.items():
-        if index not in held:
-            op.create_index(index, name, list(of), unique=index in unique)
+        if held.get(index) == list(of):
+            continue
+        if index in held:
+            op.drop_index(index, name)
+        op.create_index(index, name, list(of), unique=index in unique)
 
 
 def drop_table(name: str) -> None:
@@ -94,11 +100,24 @@ def _adopt(name: str, columns: Sequence[sa.Column[Any]]) -> None:
         fix = "it is not ours: rename it, or name another database"
         raise Refused(f"metadata database: its table {name} lacks the column {foreign[0]}: {fix}")
     if op.get_bind().dialect.name == "mysql":
-        _convert(name)
-        _widen(name, columns, held)
+        with _zero_dates():
+            _convert(name)
+            _widen(name, columns, held)
     for column in columns:
         if column.name not in held:
             op.add_column(name, column)
+
+
+@contextmanager
+def _zero_dates() -> Iterator[None]:
+    """Within, rows without a date keep their 0000-00-00: the predecessor's INSERT IGNORE left many such jobs."""
+    mode = op.get_bind().scalar(sa.text("SELECT @@SESSION.sql_mode"))
+    try:
+        with catch_warnings(action="ignore"):  # MySQL would rather not have the two told apart
+            op.execute("SET SESSION sql_mode = 'STRICT_ALL_TABLES'")
+        yield
+    finally:
+        op.execute(f"SET SESSION sql_mode = '{mode}'")
 
 
 def _convert(name: str) -> None:
