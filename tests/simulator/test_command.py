@@ -54,6 +54,7 @@ def test_it_serves_takes_switches_and_ends_cleanly() -> None:
 def test_what_cannot_be_is_one_line_and_an_exit_code() -> None:
     for words, code in (
         (("--symbols", "nonsense"), 2), (("--speed", "0"), 2), (("--start", "yesterday"), 2), (("--life", "long"), 2),
+        (("--port", "70000"), 2), (("--weight", "0"), 2), (("--ping-every", "0"), 2), (("--life", "0s"), 2),
         (("--from-recordings", "/nowhere"), 1), (("--fault", "bend"), 2), (("--fault", "stall streams"), 2),
         (("faults", "--at", f"http://127.0.0.1:{free_port()}"), 1), (("faults", "--at", "file:///etc"), 2),
     ):  # fmt: skip

@@ -27,6 +27,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from data_manager.domain.errors import BadQuery, NotFound, Unavailable
+from data_manager.domain.time import SECOND_MS
 from data_manager.ports import Clock
 from data_manager.simulator.answers import Raw, packed
 from data_manager.simulator.archives import Archives, absent
@@ -45,6 +46,7 @@ from data_manager.simulator.ws import SocketRules, sockets
 
 _THIN_MAX: Final = 10  # times that books are sent less often on a fast clock, so that none is silent for 10 s
 _BODY_MAX: Final = 65_536
+_PORT_MAX: Final = 65_535
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -231,6 +233,14 @@ def _require(plan: Plan) -> None:
         raise BadQuery("speed", plan.speed, "must be above 0 and at most 100000")
     if not 0 < plan.activity <= 1_000:
         raise BadQuery("activity", plan.activity, "must be above 0 and at most 1000")
+    if not 0 <= plan.port <= _PORT_MAX:
+        raise BadQuery("port", plan.port, f"must be 0 (any free one) to {_PORT_MAX}")
+    if plan.weight_per_minute < 1:
+        raise BadQuery("weight", plan.weight_per_minute, "must be at least 1 a minute")
+    if plan.rules.ping_every_s <= 0:
+        raise BadQuery("ping-every", plan.rules.ping_every_s, "must be above 0 seconds")
+    if plan.rules.life_ms < SECOND_MS:
+        raise BadQuery("life", plan.rules.life_ms, "must be at least a second")
 
 
 class _Server(uvicorn.Server):
