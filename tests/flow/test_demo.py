@@ -90,6 +90,7 @@ def processes_with(words: str) -> list[str]:
     [
         (["--duration", "10"], 2, "duration 10.0: must lie between 40 and 3600 seconds"),
         (["--symbols", "4"], 2, "symbols 4: must lie between 5 and 20"),
+        (["--port", "70000"], 2, "port 70000: must be 0 (any free one) to 65535"),
         (["--seed", "x"], 2, "Invalid value for '--seed'"),
     ],
 )

@@ -51,6 +51,7 @@ _FIXED_S: Final = 14.0  # of the machine's time: processes start, rows are compa
 _PLAYED_S: Final = 560.0  # of the exchange's time
 _FAST_S: Final = 45.0
 _LEAST_S, _MOST_S = 40.0, 3_600.0
+_PORT_MAX: Final = 65_535
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -92,6 +93,8 @@ class Plan(Struct, frozen=True, kw_only=True):
 
 def plan_of(*, seed: int, fast: bool, duration_s: float | None, port: int, symbols: int) -> Plan:
     """The plan that takes about so long by the machine's clock. Raises BadQuery."""
+    if not 0 <= port <= _PORT_MAX:
+        raise BadQuery("port", port, f"must be 0 (any free one) to {_PORT_MAX}")
     if not _LEAST <= symbols <= len(_SYMBOLS):
         raise BadQuery("symbols", symbols, f"must lie between {_LEAST} and {len(_SYMBOLS)}")
     wanted_s = duration_s if duration_s is not None else _FAST_S if fast else 120.0
