@@ -32,7 +32,7 @@ async def test_three_processes_share_the_work_on_one_data_dir(tmp_path: Path) ->
             lease = work.page("/health/connections")["lease"]
             assert (lease["leading"], lease["epoch"], lease["holder"]) == (True, 1, lease["we_are"])
             assert work.figures().of("audit_leader_status") == 1
-            assert "nats" not in work.page("/health/readiness")["components"]
+            assert work.page("/health/readiness")["components"]["nats"] == "not_configured"
             day = {"start_time": "2024-01-01T00:00:00Z", "end_time": "2024-01-02T00:00:00Z"}
             job = {"symbol": "BTCUSDT", "data_type": "candles", "timeframe": "1h", **day}
             assert api.post("/backfill/start", job).json()["status"] == "pending"
