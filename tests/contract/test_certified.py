@@ -148,3 +148,25 @@ async def test_a_row_that_went_or_came_is_named_by_any_store(store: SeriesStore,
     await hold(store, [trade(20), trade(21)])
     came = await verify(store, meta, issued, Still())
     assert (came.status, came.mismatches) == ("differs", (Mismatch("unexpected", 21, 21, 1),))
+
+
+async def test_rows_that_changed_at_once_are_told_apart(meta: SqlMetaStore) -> None:
+    """Of what somebody asked to be certified: each row by itself, also neighbours. What the service certifies has larger blocks."""
+    store = MemoryStore()
+    [series] = (await hold(store, [trade(number) for number in range(1, 301)])).series
+    span = Span(BASE_MS, NOW_MS)
+    issued = await certifier(store, meta).certify(series, span)
+    [healed] = await certifier(store, meta).healed(series, span)
+    for number in (7, 8, 200):
+        await store.drop(series, Span(BASE_MS + 10 * number, BASE_MS + 10 * number + 1))
+    proof = await verify(store, meta, issued, Still())
+    assert [(one.kind, one.first_key, one.rows) for one in proof.mismatches] == [
+        ("missing", 7, 1), ("missing", 8, 1), ("missing", 200, 1),
+    ]  # fmt: skip
+    assert [one.kind for one in (await verify(store, meta, healed, Still())).mismatches] == ["block"]
+
+
+async def test_a_candle_is_certified_to_its_end(meta: SqlMetaStore) -> None:
+    store = MemoryStore()
+    [series] = (await hold(store, [candle(number) for number in range(9)])).series
+    assert await certifier(store, meta).span_of(series, None, None) == Span(BASE_MS, BASE_MS + 9 * 60_000)

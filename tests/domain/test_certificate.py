@@ -390,6 +390,9 @@ def test_blocks_hold_about_four_thousand_rows_however_far_apart_the_keys_are() -
     assert block_keys(5_000_000, 1, 5_000_000) == 4_096
     assert block_keys(1_440, 0, 1_440 * 60_000) == 1 << 27
     assert block_keys(0, 5, 5) >= 1
+    assert block_keys(600, 1, 600, fine=True) == 1
+    assert block_keys(100_000, 1, 100_000, fine=True) == 128
+    assert block_keys(5_000_000, 1, 5_000_000, fine=True) == 4_096
     assert block_keys(1, 0, 2**62) == 2**32
 
 

@@ -27,6 +27,7 @@ from data_manager.domain.span import Span
 from data_manager.domain.values.columns import Ints, Texts
 
 ROWS_PER_BLOCK: Final = 4_096
+FINE_BLOCKS: Final = 512
 _BLOCK_KEYS_MAX: Final = 2**32  # places in a block must be small against 64 bits, see locate.py
 
 Keys = NDArray[np.int64]
@@ -143,9 +144,13 @@ def id_of(certificate: Certificate) -> str:
     return hashlib.sha256(json.encode(replace(certificate, id=""), order="sorted")).hexdigest()
 
 
-def block_keys(rows: int, first_key: int, last_key: int) -> int:
-    """How many keys a block should span for about ROWS_PER_BLOCK rows: a power of two, so that few sizes are in use."""
-    wanted = max(1, (last_key - first_key + 1) * ROWS_PER_BLOCK // max(rows, 1))
+def block_keys(rows: int, first_key: int, last_key: int, *, fine: bool = False) -> int:
+    """How many keys a block should span for about ROWS_PER_BLOCK rows: a power of two, so that few sizes are in use.
+
+    fine: for fewer rows, as long as there are no more than some FINE_BLOCKS of them.
+    """
+    per_block = max(1, min(ROWS_PER_BLOCK, rows // FINE_BLOCKS)) if fine else ROWS_PER_BLOCK
+    wanted = max(1, (last_key - first_key + 1) * per_block // max(rows, 1))
     return min(1 << max(0, wanted.bit_length() - 1), _BLOCK_KEYS_MAX)
 
 

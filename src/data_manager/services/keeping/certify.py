@@ -29,6 +29,7 @@ from data_manager.ports import Clock, LeaseLost, SeriesStore
 from data_manager.ports.truth import TruthStore
 from data_manager.services.answering.pages import pages
 from data_manager.services.auditing.entering import RULE_VERSION
+from data_manager.services.auditing.judging import row_end_ms
 from data_manager.services.conditions import Conditions
 
 PAGE_ROWS: Final = 65_536
@@ -85,15 +86,17 @@ class Certifier:
         *,
         truth: TruthStore | None = None,
         progress: Progress = _unheard,
+        fine: bool = True,
     ) -> Certificate:
         """The certificate of the rows whose times lie in span, kept. The span may hold no rows: then it says so.
 
-        truth: where it is kept, such as under a lease. Raises BadQuery for a span that is not over, Corrupt for rows
-        that cannot be read; nothing is kept then.
+        fine: of smaller blocks, so that several changed rows are told apart; it is larger for that. truth: where it
+        is kept, such as under a lease. Raises BadQuery for a span that is not over, Corrupt for rows that cannot be
+        read; nothing is kept then.
         """
         if span.end_ms > self._clock.now_ms():
             raise BadQuery("end", span.end_ms, "must not lie in the future: only what is over can be certified")
-        read = await self.read(series, span, progress=progress)
+        read = await self.read(series, span, progress=progress, fine=fine)
         return await self.issue(series, span, read, truth=truth)
 
     async def healed(self, series: Series, span: Span, *, truth: TruthStore | None = None) -> list[Certificate]:
@@ -101,12 +104,13 @@ class Certifier:
         refs = await self._truth.certificate_refs(series=series.id)
         newest = {Span(one.start_ms, one.end_ms): one for one in refs}
         touched = [one for one in newest if one.start_ms < span.end_ms and one.end_ms > span.start_ms]
-        return [await self.certify(series, one, truth=truth) for one in dict.fromkeys((*touched, span))]
+        spans = dict.fromkeys((*touched, span))
+        return [await self.certify(series, one, truth=truth, fine=False) for one in spans]
 
-    async def read(self, series: Series, span: Span, *, progress: Progress = _unheard) -> Read:
+    async def read(self, series: Series, span: Span, *, progress: Progress = _unheard, fine: bool = False) -> Read:
         """Read the rows of a span; nothing is issued."""
         total = await self._store.count(series, span)
-        fingerprint = Fingerprint(await self._block_keys(series, span, total))
+        fingerprint = Fingerprint(await self._block_keys(series, span, total, fine))
         checking = Checking(DATASETS[series.dataset])
         done = 0
         async for page in pages(self._store, series, span, rows=self._page_rows):
@@ -171,14 +175,14 @@ class Certifier:
             raise NotFound(f"nothing is held of {series.id}: there is nothing to certify")
         return Span(
             extent.first_ms if start_ms is None else start_ms,
-            min(extent.last_ms + 1, self._clock.now_ms()) if end_ms is None else end_ms,
+            min(row_end_ms(series, extent.last_ms), self._clock.now_ms()) if end_ms is None else end_ms,
         )
 
-    async def _block_keys(self, series: Series, span: Span, rows: int) -> int:
+    async def _block_keys(self, series: Series, span: Span, rows: int, fine: bool) -> int:
         names = DATASETS[series.dataset].audited_columns
         first = await self._store.scan(series, span, columns=names, limit=1)
         last = await self._store.scan(series, span, columns=names, limit=1, descending=True)
-        return block_keys(rows, int(first.key[0]), int(last.key[0])) if len(first) and len(last) else 1
+        return block_keys(rows, int(first.key[0]), int(last.key[0]), fine=fine) if len(first) and len(last) else 1
 
 
 def _known_holes(truth: SeriesTruth, span: Span) -> Iterator[KnownHole]:
