@@ -169,7 +169,7 @@ async def retain_alone(
             tell(0, 1, f"waiting for {campaign.status().holder or 'the lease'}")
             await CLOCK.sleep(_ASK_S)
         if not await campaign.lead(retain) or not done:
-            raise Conflict(f"{campaign.status().holder or 'somebody else'} leads, and lets rows go itself")
+            raise Conflict(f"{campaign.status().holder or 'somebody else'} leads, and lets rows go itself: ask it with --at")
     finally:
         leading.cancel()
         await asyncio.gather(leading, return_exceptions=True)
