@@ -21,7 +21,7 @@ from data_manager.domain.dataset import Series
 from data_manager.domain.errors import BadSetting, Corrupt, DataManagerError
 from data_manager.ports import Bus, Extent, MetadataStore, SeriesStore
 from data_manager.service.access import mongo_access, nats_access
-from data_manager.service.front import announcing, banner, bound, listen, signals
+from data_manager.service.front import announcing, banner, bound, listen, signals, whereabouts
 from data_manager.settings import Settings
 
 if TYPE_CHECKING:
@@ -46,13 +46,13 @@ _CLOCK = SystemClock()
 
 
 async def run(
-    settings: Settings, *, role: Role, own_server: bool, say: Callable[[str], None], feeds: bool = False
+    settings: Settings, *, role: Role, own_server: bool, say: Callable[[str, dict[str, str]], None], feeds: bool = False
 ) -> None:
     """The service in that role, until SIGINT or SIGTERM.
 
-    own_server: start a nats-server of our own in DATA_DIR. feeds: take live data from the exchange too. say prints the
-    banner's lines. Raises DataManagerError when something cannot be opened; on the way out everything taken from the
-    bus is stored and acknowledged.
+    own_server: start a nats-server of our own in DATA_DIR. feeds: take live data from the exchange too. say is told
+    when it is up, in words for people, and where everything is. Raises DataManagerError when something cannot be
+    opened; on the way out everything taken from the bus is stored and acknowledged.
     """
     from data_manager.service.running import Service
 
@@ -66,7 +66,7 @@ async def run(
         service = Service(settings, parts, sockets)
         stopping = asyncio.Event()
         with signals(stopping), announcing(settings, role, sockets):
-            say(banner(settings, service))
+            say(banner(settings, service), whereabouts(settings, service))
             try:
                 await service.run(stopping)
             except* DataManagerError as group:

@@ -284,9 +284,14 @@ def service(tmp_path_factory: pytest.TempPathFactory, recordings: Path) -> Itera
     plain = {name: text for name, text in os.environ.items() if name.lower() not in SETTINGS}
     with (folder / "log").open("wb") as log, started(["run", "--json"], plain | ours, log) as process:
         assert process.stdout is not None
-        said = json.loads(process.stdout.readline())["message"]
-        assert ours["API_PORT"] in said
-        assert "Ctrl-C" in said
+        said = json.loads(process.stdout.readline())
+        assert "Ctrl-C" in said.pop("message")
+        assert said == {
+            "version": __version__, "role": "all", "api": f"http://127.0.0.1:{ours['API_PORT']}",
+            "metrics": f"http://127.0.0.1:{ours['METRICS_PORT']}/metrics",
+            "bus": f"nats://127.0.0.1:{ours['NATS_OWN_PORT']}", "subject": "binance.futures.websocket.data",
+            "rows": ours["DATA_DIR"], "metadata": "sqlite",
+        }  # fmt: skip
         done = subprocess.run(
             [sys.executable, "-m", "data_manager", "replay", str(recordings / RECORDING), "--json"],
             env=plain | ours, capture_output=True, text=True, check=True,

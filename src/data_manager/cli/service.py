@@ -61,11 +61,11 @@ def _serve(in_force: settings.Settings, *, role: Role, own_server: bool, as_json
     try:
         from data_manager import app
 
-        def say(line: str) -> None:
+        def say(banner: str, where: dict[str, str]) -> None:
             if as_json:
-                say_json({"message": line})
+                say_json({"message": banner, **where})
             else:
-                typer.echo(line)
+                typer.echo(banner)
 
         _in_loop(app.run(in_force, role=role.value, own_server=own_server, feeds=feeds, say=say))
     finally:

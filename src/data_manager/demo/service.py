@@ -19,7 +19,11 @@ def main() -> None:
     SystemClock.pace = Pace(int(start_ms), float(since_s), float(speed))
     in_force = settings.load(os.environ)
     with asyncio.Runner(loop_factory=Loop) as runner:
-        runner.run(app.run(in_force, role="all", own_server=True, feeds=True, say=lambda line: print(line, flush=True)))  # noqa: T201 - the banner
+        runner.run(app.run(in_force, role="all", own_server=True, feeds=True, say=_say))
+
+
+def _say(banner: str, _: object) -> None:
+    print(banner, flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

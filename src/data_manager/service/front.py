@@ -86,24 +86,35 @@ def announced(settings: Settings) -> str | None:
     return address
 
 
-def banner(settings: Settings, service: Service) -> str:
-    """What a person who started it reads first."""
+def whereabouts(settings: Settings, service: Service) -> dict[str, str]:
+    """Where everything is that this process has, by name."""
 
     def at(name: str) -> str:
         host, port = service.sockets[name].getsockname()[:2]
-        return f"http://{host}:{port}"
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
-    role, ingests = service.parts.role, service.parts.ingesting is not None
-    lines = [f"Petrosa Data Manager {__version__}{'' if role == 'all' else f', role {role}'}", ""]
-    if "API_PORT" in service.sockets:
-        lines.append(f"  API       {at('API_PORT')}   (documentation at /docs)")
-    lines.append(f"  metrics   {at('METRICS_PORT')}/metrics")
-    if ingests:
-        bus = "NATS_URL" if settings.nats_url else f"nats://127.0.0.1:{settings.nats_own_port} (our own)"
-        lines += [f"  bus       {bus}", f"  subject   {settings.nats_consumer_subject}"]
+    api = {"api": at("API_PORT")} if "API_PORT" in service.sockets else {}
+    found = {"version": __version__, "role": service.parts.role, **api, "metrics": f"{at('METRICS_PORT')}/metrics"}
+    if service.parts.ingesting is not None:
+        found["bus"] = "NATS_URL" if settings.nats_url else f"nats://127.0.0.1:{settings.nats_own_port}"
+        found["subject"] = settings.nats_consumer_subject
     kinds = service.parts.databases.kinds
-    lines += [f"  rows      {settings.data_dir.resolve() if kinds['rows'] == 'embedded' else kinds['rows']}"]
-    lines += [f"  metadata  {kinds['metadata']}", ""]
+    rows = str(settings.data_dir.resolve()) if kinds["rows"] == "embedded" else kinds["rows"]
+    return found | {"rows": rows, "metadata": kinds["metadata"]}
+
+
+_BESIDE = {"api": "   (documentation at /docs)"}
+
+
+def banner(settings: Settings, service: Service) -> str:
+    """What a person who started it reads first."""
+    role, ingests = service.parts.role, service.parts.ingesting is not None
+    beside = _BESIDE if settings.nats_url else _BESIDE | {"bus": " (our own)"}
+    lines = [f"Petrosa Data Manager {__version__}{'' if role == 'all' else f', role {role}'}", ""]
+    for name, where in whereabouts(settings, service).items():
+        if name not in ("version", "role"):
+            lines.append(f"  {'API' if name == 'api' else name:9} {where}{beside.get(name, '')}")
+    lines.append("")
     if service.parts.feeding is not None:
         feed = service.parts.feeding.feed
         lines += [f"  Live data comes from {feed.address}: {len(feed.streams)} streams on {len(feed.lines)} sockets."]
