@@ -352,6 +352,27 @@ async def test_a_server_that_froze_is_away_and_then_back(own_mysql: MySqlServer)
     await store.close()
 
 
+async def test_while_a_server_is_frozen_one_question_waits_and_the_others_are_refused_at_once(
+    own_mysql: MySqlServer,
+) -> None:
+    store = await open_meta(await own_mysql.fresh())
+    own_mysql.signal(signal.SIGSTOP)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1.5):
+            await store.findings(limit=1)
+    waiting = asyncio.create_task(store.findings(limit=1))
+    await asyncio.sleep(0)  # it has asked
+    for _ in range(30):
+        with pytest.raises(Unavailable, match="does not answer"):
+            async with asyncio.timeout(1.0):
+                await store.findings(limit=1)
+    assert not waiting.done()
+    own_mysql.signal(signal.SIGCONT)
+    assert await waiting == ([], 0)
+    assert await store.findings(limit=1) == ([], 0)
+    await store.close()
+
+
 async def test_killed_during_writes_nothing_is_lost_that_was_answered(own_mysql: MySqlServer) -> None:
     store = await open_meta(await own_mysql.fresh())
     breaker = Breaker("metadata", wait_max_s=0.2)

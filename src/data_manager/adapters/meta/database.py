@@ -1,6 +1,7 @@
 """The door to the metadata database: its engine, its transactions, and its name without secrets."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ T = TypeVar("T")
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "mysql": "mysql+asyncmy", "mariadb": "mysql+asyncmy"}
 _SETTING = "metadata database"
 _ATTEMPTS = 4
+_SILENT_S = 1.0  # a server that answers at all does so sooner
 _RULE = "must read sqlite:////folder/meta.db or mysql://user:password@host:3306/database"
 
 
@@ -34,6 +36,8 @@ class Database:
         self.dialect = engine.dialect.name
         self._engine = engine
         self._closed = False
+        # A file always answers: who waits there waits for another process's lock.
+        self._heard = Hearing(name).heard if self.dialect == "mysql" else lambda: nullcontext(_nothing)
         self._turn: AbstractAsyncContextManager[None] = asyncio.Lock() if self.dialect == "sqlite" else nullcontext()
 
     @asynccontextmanager
@@ -88,7 +92,11 @@ class Database:
             raise Unavailable(f"metadata database {self.name} was closed")
         committing, cancels = False, _cancels()
         try:
-            async with self._engine.execution_options(begin=begin, **options).begin() as connection:
+            async with (
+                self._heard() as answered,
+                self._engine.execution_options(begin=begin, **options).begin() as connection,
+            ):
+                answered()
                 yield connection
                 committing = True
         except DBAPIError as error:
@@ -96,7 +104,7 @@ class Database:
             raise self._ours(error, committing) from error.orig
         except (PoolTimeoutError, OSError) as error:
             _obey(cancels, error)
-            raise Unavailable(f"metadata database {self.name} does not answer: check that it runs") from error
+            raise _silent(self.name) from error
         _obey(cancels)
 
     def _ours(self, error: DBAPIError, committing: bool) -> BaseException:
@@ -125,6 +133,47 @@ class Database:
         """Let go of the connections; closing twice is fine."""
         self._closed = True
         await self._engine.dispose()
+
+
+class Hearing:
+    """Whether a server that takes connections says anything. One that is frozen keeps everybody waiting for long.
+
+    While it is silent one question at a time finds out when it speaks again; others are refused at once.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._silent = self._finding_out = False
+
+    @asynccontextmanager
+    async def heard(self) -> AsyncIterator[Callable[[], None]]:
+        """Call what it gives when the server has answered; who leaves without, and took long, has heard nothing."""
+        alone = self._silent
+        if alone and self._finding_out:
+            raise _silent(self._name)
+        self._finding_out |= alone
+        started_s, spoke = time.monotonic(), False
+
+        def answered() -> None:
+            nonlocal spoke
+            spoke, self._silent = True, False
+            self._finding_out = False
+
+        try:
+            yield answered
+        finally:
+            if alone:
+                self._finding_out = False
+            if not spoke and time.monotonic() - started_s > _SILENT_S:
+                self._silent = True
+
+
+def _nothing() -> None:
+    """Nobody listens."""
+
+
+def _silent(name: str) -> Unavailable:
+    return Unavailable(f"metadata database {name} does not answer: check that it runs")
 
 
 async def _revision(connection: AsyncConnection) -> str | None:
