@@ -356,8 +356,8 @@ async def retain(
 ) -> Retained:
     """Let go of what is older than its retention, where no service does it; see service/keeping.py."""
     from data_manager.adapters.meta.sql import open_meta
+    from data_manager.service.auditing import conditions_of
     from data_manager.service.keeping import retain_alone, retention_of
-    from data_manager.services.conditions import Conditions
     from data_manager.services.keeping.certify import Certifier
     from data_manager.services.reporting import Reporter
 
@@ -366,7 +366,7 @@ async def retain(
         stack.push_async_callback(meta.close)
         if dry_run:
             store = await stack.enter_async_context(reader(settings))
-            certifier = Certifier(store, meta, Conditions(meta, _CLOCK), _CLOCK)
+            certifier = Certifier(store, meta, conditions_of(settings, meta), _CLOCK)
             retention = retention_of(settings, store, meta, certifier, Reporter(meta.keep_findings), "")
             return await retention.run(series, dry_run=True, force=force, progress=tell)
         store = await stack.enter_async_context(writer(settings))

@@ -14,6 +14,7 @@ from data_manager.api.app import Components, Readiness, create_app
 from data_manager.domain.condition.partition import Life
 from data_manager.domain.dataset import Series
 from data_manager.domain.errors import Corrupt, Unavailable
+from data_manager.domain.events import FundingRate, Number
 from data_manager.domain.holes.life import SymbolLife
 from data_manager.domain.span import Span
 from data_manager.domain.time import DAY_MS, HOUR_MS, MINUTE_MS, iso
@@ -21,12 +22,12 @@ from data_manager.ports import Extent
 from data_manager.services.conditions import LATE_MS, Conditions
 from data_manager.services.health import HealthBook, SeriesHealth
 from data_manager.services.health_log import HOURS_KEPT_MS, HealthKeeper, history
-from tests.contract.rows import batch_of, candle, liquidation, trade
+from tests.contract.rows import BASE_MS, batch_of, candle, liquidation, trade
 from tests.flow.test_api import listening, no_facts
 from tests.flow.test_audit import MINUTES, TRADES, House, at, minutes
 from tests.memory import MemoryStore
 
-FORCED = Series("um", "liquidation", "BTCUSDT")
+FORCED, RATES = Series("um", "liquidation", "BTCUSDT"), Series("um", "funding_rate", "BTCUSDT")
 SERIES = MINUTES.id
 
 
@@ -136,6 +137,24 @@ async def test_rows_that_break_a_check_are_counted(meta: SqlMetaStore) -> None:
     await house.auditor.run()
     found = await of(house, TRADES)
     assert (found.invalid, found.duplicates, found.consistency) == (1, 0, 0.99)
+
+
+async def test_settlements_of_the_last_hour_may_be_on_their_way(meta: SqlMetaStore) -> None:
+    """The audit waits an hour for them, so it ends an hour ago: that is no reason not to know."""
+    slots = [BASE_MS // DAY_MS * DAY_MS + 8 * HOUR_MS * number for number in range(30)]
+    house = House(MemoryStore(), meta, slots[-1] + 3 * HOUR_MS)
+    rates = [FundingRate(symbol="BTCUSDT", slot_ms=one, funding_ms=one, funding_rate=Number("0.0001"), rate_type="Regular") for one in slots if one != slots[-2]]  # fmt: skip
+    await house.hold(rates)
+    await house.auditor.run()
+    house.clock.now += 60_000
+    span = Span(slots[-4], house.clock.now)
+    found = await Conditions(meta, house.clock).condition_of(RATES, span)
+    told = [(one.start_ms, one.condition.value) for one in found.ranges]
+    assert told[:3] == [(slots[-4], "good"), (slots[-2], "known_hole"), (slots[-1], "good")]
+    assert told[3:] == [(house.clock.now - HOUR_MS - 60_000, "pending")]
+    health = await of(house, RATES)
+    assert (health.gaps, health.completeness) == (1, pytest.approx(2 / 3, abs=0.05))
+    assert health.health.grade == "degraded"
 
 
 async def test_what_is_sparse_by_nature_is_unknown_and_not_awaited(house: House) -> None:

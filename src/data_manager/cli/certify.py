@@ -142,14 +142,14 @@ async def _certify(
     from data_manager import app
     from data_manager.adapters.clock import SystemClock
     from data_manager.adapters.meta.sql import open_meta
-    from data_manager.services.conditions import Conditions
+    from data_manager.service.auditing import conditions_of
     from data_manager.services.keeping.certify import Certifier
 
     async with app.reader(in_force) as store, AsyncExitStack() as stack:
         meta = await open_meta(in_force.metadata_url)
         stack.push_async_callback(meta.close)
         clock = SystemClock()
-        certifier = Certifier(store, meta, Conditions(meta, clock), clock)
+        certifier = Certifier(store, meta, conditions_of(in_force, meta), clock)
         with progress("certify") as tell:
             span = await certifier.span_of(series, start_ms, end_ms)
             return await certifier.certify(series, span, progress=tell)

@@ -48,14 +48,12 @@ async def _ask(in_force: settings.Settings, wanted: "Sequence[Series]") -> "list
     from data_manager import app
     from data_manager.adapters.clock import SystemClock
     from data_manager.domain.errors import NotFound
-    from data_manager.domain.time import SECOND_MS
-    from data_manager.services.conditions import Conditions
+    from data_manager.service.auditing import conditions_of
     from data_manager.services.health import HealthBook
 
     async with app.reader(in_force) as store, app.metadata(in_force) as meta:
-        conditions = Conditions(meta, SystemClock(), grace_ms=in_force.gap_tolerance_seconds * SECOND_MS)
         promised = in_force.completeness_target_percent / 100
-        book = HealthBook(store, conditions, SystemClock(), promised=promised)
+        book = HealthBook(store, conditions_of(in_force, meta), SystemClock(), promised=promised)
         if not wanted:
             return await book.every()
         found = []

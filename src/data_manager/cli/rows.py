@@ -108,12 +108,12 @@ async def _ask(in_force: settings.Settings, series: "Series", given: Mapping[str
 
 async def _condition(in_force: settings.Settings, series: "Series", span: "Span | None") -> "Condition":
     """What the audits know of the span; nothing where the metadata cannot be read."""
-    from data_manager.adapters.clock import SystemClock
     from data_manager.adapters.meta.sql import open_meta
     from data_manager.domain.condition.partition import Condition as Word
     from data_manager.domain.condition.partition import Range
     from data_manager.domain.errors import DataManagerError
-    from data_manager.services.conditions import NOTHING, Condition, Conditions
+    from data_manager.service.auditing import conditions_of
+    from data_manager.services.conditions import NOTHING, Condition
 
     if span is None:
         return NOTHING
@@ -122,8 +122,7 @@ async def _condition(in_force: settings.Settings, series: "Series", span: "Span 
     except DataManagerError:
         return Condition(None, [Range(span.start_ms, span.end_ms, Word.UNVERIFIED, "the metadata cannot be read")])
     try:
-        conditions = Conditions(meta, SystemClock(), grace_ms=in_force.gap_tolerance_seconds * 1_000)
-        return await conditions.condition_of(series, span)
+        return await conditions_of(in_force, meta).condition_of(series, span)
     finally:
         await meta.close()
 

@@ -11,9 +11,11 @@ from data_manager.adapters.clock import SystemClock
 from data_manager.domain.errors import Conflict, Corrupt, Unavailable
 from data_manager.domain.time import SECOND_MS
 from data_manager.ports import Lease, MetadataStore, SeriesStore
+from data_manager.ports.truth import TruthStore
 from data_manager.service.again import Again
 from data_manager.services.audit import Auditor
 from data_manager.services.auditing.desk import Desk
+from data_manager.services.conditions import LATE_MS, Conditions
 from data_manager.services.lease import Campaign
 from data_manager.services.periodic import when_due
 from data_manager.services.reporting import Reporter
@@ -25,6 +27,12 @@ _LATE_TURNS: Final = 3  # audits may be so many turns behind before that is a re
 _log = structlog.get_logger(__name__)
 
 Lead = Callable[[Callable[[Lease], Awaitable[object]]], Awaitable[bool]]
+
+
+def conditions_of(settings: Settings, truth: TruthStore) -> Conditions:
+    """Conditions as these settings have it: how long rows may be on their way, and an audit may be late."""
+    late_ms = max(LATE_MS, _LATE_TURNS * settings.audit_interval * SECOND_MS)
+    return Conditions(truth, CLOCK, grace_ms=settings.gap_tolerance_seconds * SECOND_MS, late_ms=late_ms)
 
 
 class Auditing:

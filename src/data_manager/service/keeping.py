@@ -16,8 +16,8 @@ from data_manager.domain.errors import Conflict, Corrupt, Unavailable
 from data_manager.domain.retention import parse_days
 from data_manager.ports import Lease, MetadataStore, Records, SeriesStore
 from data_manager.service.again import Again
+from data_manager.service.auditing import conditions_of
 from data_manager.service.errand import LEASE
-from data_manager.services.conditions import Conditions
 from data_manager.services.keeping.certify import Certifier
 from data_manager.services.keeping.days import CertifyDays
 from data_manager.services.keeping.retain import Progress, Retained, Retention
@@ -49,7 +49,7 @@ class Keeping:
         writes: bool,
     ) -> None:
         """writes: whether this process may delete rows."""
-        conditions = Conditions(meta, CLOCK)
+        conditions = conditions_of(settings, meta)
         self._certifier = Certifier(store, meta, conditions, CLOCK, rest=_REST)
         self.days = CertifyDays(store, meta, self._certifier, conditions, CLOCK)
         made = retention_of(settings, store, meta, self._certifier, reporter, campaign.holder)
@@ -156,7 +156,7 @@ async def retain_alone(
         every_s=settings.heartbeat_s,
     )
     reporter = Reporter(meta.keep_findings, waiting_max=100_000)
-    certifier = Certifier(store, meta, Conditions(meta, CLOCK), CLOCK)
+    certifier = Certifier(store, meta, conditions_of(settings, meta), CLOCK)
     retention, done = retention_of(settings, store, meta, certifier, reporter, "data-manager retain"), list[Retained]()
 
     async def retain(lease: Lease) -> None:
@@ -169,7 +169,7 @@ async def retain_alone(
             tell(0, 1, f"waiting for {campaign.status().holder or 'the lease'}")
             await CLOCK.sleep(_ASK_S)
         if not await campaign.lead(retain) or not done:
-            raise Conflict(f"{campaign.status().holder or 'somebody else'} leads, and lets rows go itself: ask it with --at")
+            raise Conflict(f"{campaign.status().holder or 'another'} leads, and lets rows go itself: ask it with --at")
     finally:
         leading.cancel()
         await asyncio.gather(leading, return_exceptions=True)

@@ -18,9 +18,9 @@ from data_manager.domain.time import SECOND_MS
 from data_manager.ports import Lease, MetadataStore, Records, SeriesStore
 from data_manager.ports.source import Source
 from data_manager.service.again import Again
+from data_manager.service.auditing import conditions_of
 from data_manager.services.backfill import Backfiller
 from data_manager.services.backfilling.losses import Losses
-from data_manager.services.conditions import Conditions
 from data_manager.services.databases import Databases
 from data_manager.services.healing import Audits, Healing
 from data_manager.services.ingesting.shedding import nearly_shed
@@ -100,7 +100,7 @@ class Mending:
                 ask_again_ms=round(settings.auto_backfill_ask_again_s * SECOND_MS),
                 least_ms=settings.min_auto_backfill_gap * SECOND_MS,
             ),
-            certifier=Certifier(store, meta, Conditions(meta, CLOCK), CLOCK, rest=1.0),
+            certifier=Certifier(store, meta, conditions_of(settings, meta), CLOCK, rest=1.0),
         )
         self._jobs_wait = settings.enable_backfiller and not writes
 

@@ -32,17 +32,16 @@ from data_manager.api.health import Readiness
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import NotFound
 from data_manager.domain.retention import parse_days
-from data_manager.domain.time import SECOND_MS
 from data_manager.ports import MetadataStore, SeriesStore
 from data_manager.ports.alerts import Channel
 from data_manager.service import figures
 from data_manager.service.again import Again
+from data_manager.service.auditing import conditions_of
 from data_manager.service.feeding import Feeder
 from data_manager.service.ingesting import Ingesting
 from data_manager.service.overseeing import Overseeing
 from data_manager.service.release import Release
 from data_manager.service.working import Working
-from data_manager.services.conditions import LATE_MS, Conditions
 from data_manager.services.databases import Databases, reason_against
 from data_manager.services.health import HealthBook
 from data_manager.services.periodic import LoopLag, every
@@ -56,7 +55,6 @@ _FINDINGS_S = 1.0
 _SIZES_S = 10.0
 _RELEASE_S = 2.0
 _CONDITIONS_S = 1.0
-_LATE_TURNS = 3  # audits may be so many turns behind before what came since is unverified
 _LAST_WORDS_S = 1.0  # for findings, after the last row is stored
 _log = structlog.get_logger(__name__)
 
@@ -86,12 +84,7 @@ class Service:
         self.sockets = sockets
         self._loop_lag = LoopLag(CLOCK)
         self._release = Release(parts.store, parts.meta, parts.reporter, CLOCK)
-        self._conditions = Conditions(
-            parts.meta,
-            CLOCK,
-            grace_ms=settings.gap_tolerance_seconds * SECOND_MS,
-            late_ms=max(LATE_MS, _LATE_TURNS * settings.audit_interval * SECOND_MS),
-        )
+        self._conditions = conditions_of(settings, parts.meta)
         self._book = HealthBook(
             parts.store, self._conditions, CLOCK, promised=settings.completeness_target_percent / 100
         )

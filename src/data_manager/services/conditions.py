@@ -18,7 +18,7 @@ from data_manager.domain.condition.truth import Mark, SeriesTruth
 from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import Corrupt, Unavailable
-from data_manager.domain.holes.continuity import Grid, MaxSilence
+from data_manager.domain.holes.continuity import Grid, MaxSilence, Schedule
 from data_manager.domain.holes.life import SymbolLife
 from data_manager.domain.retention import LET_GO
 from data_manager.domain.span import Span
@@ -28,7 +28,7 @@ from data_manager.ports.truth import TruthStore
 from data_manager.services.answering.query import Page, Query
 from data_manager.services.audit import GRACE_MS
 from data_manager.services.auditing.entering import RULE_VERSION
-from data_manager.services.auditing.judging import row_end_ms, whole_until_ms
+from data_manager.services.auditing.judging import SCHEDULE_GRACE_MS, row_end_ms, settled_ms, whole_until_ms
 
 LATE_MS: Final = 15 * MINUTE_MS
 """An audit may be so long ago; what came since is pending. When it is longer ago, nobody looks: it is unverified."""
@@ -203,15 +203,15 @@ class Conditions:
     def _settled_ms(self, series: Series, mark: Mark | None, now_ms: int) -> tuple[int, int | None]:
         """From where on it is too early to judge, or the next audit's turn; and, if so, until when that is its turn."""
         anchor_ms = now_ms if mark is None or mark.until_ms is None else mark.until_ms
-        settled_ms = whole_until_ms(series, anchor_ms, now_ms - self._grace_ms)
+        settled = whole_until_ms(series, anchor_ms, settled_ms(series, now_ms, self._grace_ms))
         if mark is None or mark.until_ms is None or now_ms - mark.looked_ms > self._late_ms:
-            return settled_ms, None
+            return settled, None
         recent_until_ms = mark.until_ms + self._late_ms + _pause_ms(series) + 1
         if now_ms >= recent_until_ms:
-            return settled_ms, None
+            return settled, None
         turn_ms = min(mark.looked_ms + self._late_ms + 1, recent_until_ms)
-        if settled_ms <= mark.until_ms:
-            return settled_ms, None
+        if settled <= mark.until_ms:
+            return settled, None
         return mark.until_ms, turn_ms
 
 
@@ -293,4 +293,6 @@ def _pause_ms(series: Series) -> int:
     continuity = DATASETS[series.dataset].continuity
     if isinstance(continuity, Grid) and series.interval:
         return INTERVALS_MS[series.interval] or _MONTH_MS
+    if isinstance(continuity, Schedule):
+        return SCHEDULE_GRACE_MS
     return continuity.silence_ms if isinstance(continuity, MaxSilence) else 0

@@ -23,11 +23,14 @@ from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import Corrupt
 from data_manager.domain.holes.continuity import Chained, Continuity, Grid, Hole, Numbered, Schedule, Sparse
 from data_manager.domain.span import Span
-from data_manager.domain.time import DAY_MS, INTERVALS_MS, floor_open_ms, next_open_ms
+from data_manager.domain.time import DAY_MS, HOUR_MS, INTERVALS_MS, floor_open_ms, next_open_ms
 from data_manager.domain.values.columns import Ints, Mask, Texts
 
 REREAD: Final = 32
 """Rows looked at again by the next audit: what comes a little late lands there, and checks see neighbours."""
+
+SCHEDULE_GRACE_MS: Final = HOUR_MS
+"""The venue publishes a settlement some time after it."""
 
 _LOOK_BACK: Final = 4_096  # rows in which a clean cut is looked for first
 _THREE_DAYS: Final = "3d"
@@ -69,6 +72,12 @@ def row_end_ms(series: Series, row_ms: int) -> int:
     """Where the instants end that a row speaks of: a candle's end, or the millisecond after it."""
     grid = isinstance(DATASETS[series.dataset].continuity, Grid) and series.interval
     return next_open_ms(row_ms, str(series.interval)) if grid else row_ms + 1
+
+
+def settled_ms(series: Series, now_ms: int, grace_ms: int) -> int:
+    """Rows of this time and younger may be on their way. grace_ms: of most; settlements are published later."""
+    late = isinstance(DATASETS[series.dataset].continuity, Schedule)
+    return now_ms - (max(grace_ms, SCHEDULE_GRACE_MS) if late else grace_ms)
 
 
 def whole_until_ms(series: Series, row_ms: int, settled_ms: int) -> int:

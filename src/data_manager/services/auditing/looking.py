@@ -23,11 +23,11 @@ from data_manager.domain.condition.truth import Mark, SeriesTruth
 from data_manager.domain.dataset import Dataset, Series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import Corrupt, DamagedRows
-from data_manager.domain.holes.continuity import Hole, MaxSilence, Schedule, Sparse
+from data_manager.domain.holes.continuity import Hole, MaxSilence, Sparse
 from data_manager.domain.holes.ledger import HoleState
 from data_manager.domain.holes.life import lived
 from data_manager.domain.span import Span, intersection, union
-from data_manager.domain.time import DAY_MS, EARLIEST_MS, HOUR_MS, LATEST_MS, MINUTE_MS
+from data_manager.domain.time import DAY_MS, EARLIEST_MS, LATEST_MS, MINUTE_MS
 from data_manager.domain.values.columns import Ints
 from data_manager.ports import Extent, SeriesStore
 from data_manager.services.auditing.burned import less_burned
@@ -41,6 +41,7 @@ from data_manager.services.auditing.judging import (
     reread_whole,
     resume,
     row_end_ms,
+    settled_ms,
     whole_until_ms,
 )
 from data_manager.services.auditing.silent import less_usual
@@ -49,7 +50,6 @@ LIVE_WITHIN_MS: Final = DAY_MS
 """A series is fed as it happens when its newest row came within so long of its time."""
 
 _NEAR_MS: Final = 10 * MINUTE_MS  # holes so near one another are looked into together
-_SCHEDULE_GRACE_MS: Final = HOUR_MS  # the venue publishes a settlement some time after it
 _WIDER: Final = 5  # so much wider are rows with all that is checked than keys alone
 _PAGE_LEAST: Final = 90
 _FEW: Final = 2_000  # rows that came since the last audit are seldom more, and are read at once where they are at hand
@@ -151,8 +151,7 @@ class Looking:
 
     def settled_ms(self, series: Series, now_ms: int) -> int:
         """Rows of this time and younger are not judged yet."""
-        late = isinstance(DATASETS[series.dataset].continuity, Schedule)
-        return now_ms - (max(self._grace_ms, _SCHEDULE_GRACE_MS) if late else self._grace_ms)
+        return settled_ms(series, now_ms, self._grace_ms)
 
     async def page(
         self, series: Series, names: Sequence[str], anchor_key: int | None, few: int | None = None
