@@ -64,6 +64,7 @@ def test_flags_are_written_in_several_ways(text: str, value: bool) -> None:
         ("META_URL", "postgres://host/db", "like sqlite:////folder/file or mysql://"),
         ("API_HOST", "127.0.0.1:8000/x", "an address or host name"),
         ("STORE_MEMORY_BYTES", "1", "from 1048576 to"),
+        ("NATS_CREDS_FILE", "~0/nats.creds", "a file: there is no user ~0"),
     ],
 )
 def test_an_unusable_value_is_named_with_what_would_be_valid(name: str, text: str, valid: str) -> None:

@@ -73,7 +73,14 @@ def parsed(setting: Setting, kind: Any, text: str) -> object:
         return _number(setting, number, text)
     if re.fullmatch(setting.pattern, text) is None:
         raise ValueError(valid_text(setting, kind))
-    return Path(text).expanduser() if kind in (Path, Path | None) else text
+    return _path(text, setting.valid) if kind in (Path, Path | None) else text
+
+
+def _path(text: str, valid: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{valid}: there is no user {text.partition('/')[0]}") from None
 
 
 def _choices(kind: Any) -> dict[str, object]:
