@@ -130,6 +130,7 @@ class HealthBook:
 
         It may be so many seconds old, but never older than what an audit entered.
         """
+        await self._conditions.refresh()  # a metadata store that is frozen holds up who asks, not who comes next
         async with self._turn:
             await self._conditions.refresh()
             state = self._conditions.state

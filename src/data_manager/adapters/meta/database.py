@@ -21,6 +21,7 @@ _DRIVERS = {"sqlite": "sqlite+aiosqlite", "mysql": "mysql+asyncmy", "mariadb": "
 _SETTING = "metadata database"
 _ATTEMPTS = 4
 _SILENT_S = 1.0  # a server that answers at all does so sooner
+_PATIENCE_S = 2.0  # with one that did not, last time
 _RULE = "must read sqlite:////folder/meta.db or mysql://user:password@host:3306/database"
 
 
@@ -138,7 +139,8 @@ class Database:
 class Hearing:
     """Whether a server that takes connections says anything. One that is frozen keeps everybody waiting for long.
 
-    While it is silent one question at a time finds out when it speaks again; others are refused at once.
+    While it is silent one question at a time finds out when it speaks again, and does not wait long; others are refused
+    at once.
     """
 
     def __init__(self, name: str) -> None:
@@ -158,9 +160,14 @@ class Hearing:
             nonlocal spoke
             spoke, self._silent = True, False
             self._finding_out = False
+            if not limit.expired():  # else the driver kept that to itself, and went on
+                limit.reschedule(None)
 
         try:
-            yield answered
+            async with asyncio.timeout(_PATIENCE_S if alone else None) as limit:
+                yield answered
+        except TimeoutError as error:
+            raise _silent(self._name) from error
         finally:
             if alone:
                 self._finding_out = False
