@@ -293,11 +293,13 @@ def test_any_other_value_is_noticed_and_its_row_and_column_named(case: tuple[Bat
     assert found.columns == (name,) or (len(whole.dataset.key) > 1 and name in found.columns)
 
 
-@given(wholes, st.integers(0, ROWS - 1), st.lists(st.integers(0, ROWS), max_size=4))
-def test_a_dropped_row_is_named(whole: Batch, row: int, places: list[int]) -> None:
+@given(wholes, st.integers(0, ROWS - 1), st.lists(st.integers(0, ROWS), max_size=4), st.sampled_from((1, 2, KEYS)))
+def test_a_dropped_row_is_named(whole: Batch, row: int, places: list[int], rows_per_block: int) -> None:
+    """Also where it was the only one of its block."""
     rest = whole.take(np.delete(np.arange(ROWS), row))
     key = int(whole.key[row])
-    assert verdict(certificate(whole), *cut(rest, [min(place, ROWS - 1) for place in places])).mismatches == (
+    certified = certificate(whole, width(whole) * rows_per_block // KEYS)
+    assert verdict(certified, *cut(rest, [min(place, ROWS - 1) for place in places])).mismatches == (
         Mismatch("missing", key, key, 1),
     )
 

@@ -89,7 +89,7 @@ class Verifier:
             self._found.append(Mismatch("disorder", contents.last_key, None, 1))
         else:
             lost = (block for number, block in self._certified.items() if number not in self._seen)
-            self._found += [self._range("missing", block.number, block.rows) for block in lost]
+            self._found += map(self._lost, lost)
         if id_of(self._certificate) != self._certificate.id:
             self._found.append(Mismatch("certificate", None, None, 1))
         columns = [name for name, digest in certified.columns.items() if contents.columns.get(name) != digest]
@@ -132,6 +132,14 @@ class Verifier:
                 _named(keys[kept], hashes[kept], rows, change, number * self._keys_per_block, self._keys_per_block)
             )
             self._found += named or [self._range("block", number, max(1, abs(rows)))]
+
+    def _lost(self, block: Block) -> Mismatch:
+        """A block of which nothing is there: its one row, or all of it."""
+        place = _place(_sums_of(block), self._keys_per_block) if block.rows == 1 else None
+        if place is None:
+            return self._range("missing", block.number, block.rows)
+        key = block.number * self._keys_per_block + place
+        return Mismatch("missing", key, key, 1)
 
     def _range(self, kind: Kind, number: int, rows: int) -> Mismatch:
         first = number * self._keys_per_block
