@@ -198,7 +198,8 @@ async def _open_ingesting(
         stream=StreamOptions(
             stream=settings.nats_stream,
             durable=settings.nats_consumer,
-            max_bytes=settings.nats_stream_max_bytes,
+            max_bytes=settings.stream_bytes,
+            or_less=settings.nats_stream_max_bytes is None,
             max_age_s=settings.nats_stream_max_age_s,
             ack_wait_s=settings.nats_ack_wait_s,
             in_flight_max=settings.message_queue_size,

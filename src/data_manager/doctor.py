@@ -153,7 +153,7 @@ def _space(settings: Settings) -> Check:
     folder = settings.data_dir.absolute()
     existing = next(place for place in (folder, *folder.parents) if place.exists())
     free = shutil.disk_usage(existing).free
-    own_bus = settings.nats_stream_max_bytes if settings.nats_url is None else 0
+    own_bus = settings.stream_bytes if settings.nats_url is None else 0
     want = own_bus + 1_024 * _MIB
     ok = False if free < 256 * _MIB else True if free >= want else None
     fix = "free some space, move DATA_DIR, or lower NATS_STREAM_MAX_BYTES"

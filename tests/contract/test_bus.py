@@ -567,6 +567,21 @@ async def test_a_subject_that_another_stream_has_is_refused_and_that_stream_name
                 await take(bus, 1)
 
 
+async def test_a_server_with_less_room_gets_a_smaller_stream_where_no_size_was_asked_for(tmp_path: Path) -> None:
+    config = f'jetstream {{ store_dir: "{tmp_path}", max_file_store: 100MB }}'
+    async with own_server(tmp_path, jetstream=False, config=config) as server:
+        place = Place(server, "auto")
+        place.stream = msgspec.structs.replace(place.stream, or_less=True)
+        async with place.ready_bus():
+            pass
+        async with client_of(server) as client:
+            made = await client.jetstream().stream_info(place.stream.stream)
+            assert made.config.max_bytes == 64 * 2**20
+        async with place.ready_bus() as bus:
+            await publish(server, place.subject, numbered(3))
+            assert len(await take(bus, 3)) == 3
+
+
 async def test_a_server_without_room_for_the_stream_is_told_with_the_setting(tmp_path: Path) -> None:
     config = f'jetstream {{ store_dir: "{tmp_path}", max_file_store: 10MB }}'
     async with own_server(tmp_path, jetstream=False, config=config) as server, Place(server, "auto").bus() as bus:

@@ -134,8 +134,13 @@ class Settings:
         at_least=-1,
         at_most=1_000_000,
     )
-    nats_stream_max_bytes: int = a_size(
-        2_147_483_648, "Size at which the stream lets its oldest messages go: room for what comes while we are away."
+    nats_stream_max_bytes: int | None = a_setting(
+        None,
+        "Size at which the stream lets its oldest messages go: room for what comes while we are away.",
+        unit="bytes",
+        unset="2147483648, or less where the server has less room",
+        at_least=1_048_576,
+        at_most=2**40,
     )
     nats_stream_max_age_s: int = a_setting(
         259_200, "Age at which the stream lets a message go.", unit="s", at_least=60, at_most=31_536_000
@@ -388,6 +393,11 @@ class Settings:
     def fed_streams(self) -> list[str]:
         """BINANCE_STREAMS, or the market's usual ones."""
         return re.split(r"\s*,\s*", self.binance_streams) if self.binance_streams else STREAMS[self.market]
+
+    @property
+    def stream_bytes(self) -> int:
+        """NATS_STREAM_MAX_BYTES, or the usual size."""
+        return self.nats_stream_max_bytes or 2**31
 
     @property
     def subject_is_shared(self) -> bool:

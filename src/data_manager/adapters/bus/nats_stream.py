@@ -4,6 +4,7 @@ Created when absent, never altered: what exists was somebody's decision. A diffe
 warning; one that we cannot is a BadSetting that names the variable.
 """
 
+from dataclasses import replace
 from typing import Any, Final
 
 import structlog
@@ -19,6 +20,7 @@ from data_manager.domain.time import ms_of
 _NOT_ENABLED: Final = (10039, 10076)  # for this account, on this server
 _OVERLAP: Final = 10065
 _NO_ROOM: Final = 10047
+_LEAST_BYTES: Final = 16 * 2**20  # some minutes of a lively market
 
 _log = structlog.get_logger(__name__)
 
@@ -29,6 +31,7 @@ class StreamOptions(Struct, frozen=True, kw_only=True):
     stream: str = "MARKET_EVENTS"
     durable: str = "petrosa-data-manager"
     max_bytes: int = 2**31  # the oldest messages make room
+    or_less: bool = False  # a server that has less room gets a smaller stream
     max_age_s: float = 3 * 86_400.0
     ack_wait_s: float = 30.0
     in_flight_max: int = 20_000  # collected or handed over, and not acknowledged
@@ -126,20 +129,28 @@ async def _stream(js: JetStreamContext, subject: str, options: StreamOptions) ->
     try:
         found = await js.stream_info(options.stream)
     except js_errors.NotFoundError:
-        return await _create_stream(js, subject, wanted)
+        return await _create_stream(js, subject, wanted, _LEAST_BYTES if options.or_less else options.max_bytes)
     captured = found.config.subjects or []
     if not any(covers(pattern, subject) for pattern in captured):
         rule = f"this stream exists and captures {captured}, not {subject}: name another one or change its subjects"
         raise BadSetting("NATS_STREAM", options.stream, rule)
+    if options.or_less and 0 < (found.config.max_bytes or 0) < options.max_bytes:
+        wanted = replace(wanted, max_bytes=None)
     _warn_of_differences("stream", options.stream, wanted.as_dict(), found.config.as_dict())
     return found
 
 
-async def _create_stream(js: JetStreamContext, subject: str, wanted: api.StreamConfig) -> api.StreamInfo:
+async def _create_stream(
+    js: JetStreamContext, subject: str, wanted: api.StreamConfig, least_bytes: int
+) -> api.StreamInfo:
     try:
         made = await js.add_stream(wanted)
     except js_errors.APIError as error:
         if error.err_code == _NO_ROOM:
+            half = (wanted.max_bytes or 0) // 2
+            if half >= least_bytes:
+                _log.warning("the server has no room for such a stream: a smaller one", max_bytes=half)
+                return await _create_stream(js, subject, replace(wanted, max_bytes=half), least_bytes)
             rule = "the server has less room for streams: lower it, or give the server more"
             raise BadSetting("NATS_STREAM_MAX_BYTES", wanted.max_bytes, rule) from error
         if error.err_code != _OVERLAP:
