@@ -102,6 +102,15 @@ def test_what_the_source_lacks_is_named_and_bounded() -> None:
     assert (len(one.absent), one.absent_more) == (ABSENT_MAX, 2)
 
 
+def test_rows_that_are_absent_at_one_instant_are_all_counted_and_none_twice() -> None:
+    first = Absent(84, 92, 1, "rest:aggTrades", {"at": 1}, 37, 39)
+    second = Absent(91, 92, 1, "rest:aggTrades", {"at": 2}, 39, 41)
+    one = jobs.started(job((0, 100)), "me", 1)
+    one = jobs.advanced(one, piece(0, 95, absent=(first, second)), 2)
+    assert one.absent == (Absent(84, 92, 2, "rest:aggTrades", {"at": 1}, 37, 41),)
+    assert jobs.advanced(one, piece(0, 95, absent=(first, second)), 3).absent == one.absent
+
+
 # ── Overlaps ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -96,6 +96,25 @@ async def test_what_both_lack_is_absent_with_the_evidence_of_both(house: TwoSour
     assert evidence["second_digest"]
 
 
+@pytest.mark.parametrize("other_lacks", [False, True])
+async def test_ids_that_are_missing_between_two_answers_are_asked_for_where_they_happened(
+    house: TwoSources, other_lacks: bool
+) -> None:
+    """An archive that lacks the end of a day shows it only when the next day begins."""
+    first_ms, end_ms = aggregate(0).traded_ms, aggregate(7_000).traded_ms
+    full = next(number for number in range(3_600) if aggregate(number).traded_ms % house.source.piece_ms == 0)
+    gone = {full - 2, full - 1, full}
+    house.source.lacks = lambda event: getattr(event, "agg_id", None) in gone
+    house.other.lacks = house.source.lacks if other_lacks else (lambda event: False)
+    job = await asked(house, AGGREGATES, first_ms, end_ms)
+    held = set((await house.store.scan(AGGREGATES)).key.tolist())
+    assert gone & held == (set() if other_lacks else gone)
+    assert [(one.missing, one.after, one.before) for one in job.absent] == (
+        [(3, full - 3, full + 1)] if other_lacks else []
+    )
+    assert all(one.span.holds(aggregate(number).traded_ms) for one in job.absent for number in gone)
+
+
 @pytest.mark.parametrize("trouble", [Unavailable("away"), Throttled("slow down", retry_after_s=9)])
 async def test_while_the_other_cannot_be_asked_nothing_is_proven(house: TwoSources, trouble: Exception) -> None:
     house.source.lacks = lacks([12])

@@ -341,14 +341,22 @@ def _named(absent: Iterable[Absent]) -> tuple[Absent, ...]:
     joined: list[Absent] = []
     for one in sorted(absent, key=lambda it: (it.start_ms, it.end_ms)):
         last = joined[-1] if joined else None
-        if last is not None and last.end_ms >= one.end_ms:
+        follows = last is not None and _follows(last, one)
+        if last is not None and last.end_ms >= one.end_ms and not follows:
             continue
-        if last is not None and (last.end_ms, last.call, last.doubt) == (one.start_ms, one.call, one.doubt):
+        touch = last is not None and (last.end_ms == one.start_ms or (follows and last.end_ms > one.start_ms))
+        if last is not None and touch and (last.call, last.doubt) == (one.call, one.doubt):
             missing = None if last.missing is None or one.missing is None else last.missing + one.missing
-            joined[-1] = replace(last, end_ms=one.end_ms, missing=missing, before=one.before)
+            end_ms = max(last.end_ms, one.end_ms)
+            joined[-1] = replace(last, end_ms=end_ms, missing=missing, before=one.before)
         else:
             joined.append(one)
     return tuple(joined)
+
+
+def _follows(last: Absent, one: Absent) -> bool:
+    """Whether other rows are meant: several can be missing at one instant."""
+    return last.before is not None and one.after is not None and last.before <= one.after
 
 
 # ── How much it is ───────────────────────────────────────────────────────────────────────────────────────────────────

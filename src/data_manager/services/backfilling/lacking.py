@@ -57,6 +57,8 @@ def lacking(
     continuity, burned = DATASETS[series.dataset].continuity, 0
     if isinstance(continuity, Numbered):
         holes, burned = _of_ids(wanted, fetched, before, continuity, may_burn)
+        if before is not None:  # what is missed between two answers may have happened in the span of the first
+            settled = Span(min(settled.start_ms, before.time_ms), settled.end_ms)
     elif isinstance(continuity, Grid | Schedule):
         inside = fetched.rows.time_ms < settled.end_ms
         holes = holes_of(series, fetched.rows.take(inside), settled)
