@@ -83,8 +83,9 @@ def kind_of(row: Row, place: Place) -> Any:
     for shape, kind in _BY_SHAPE:
         if shape <= row.keys():
             return kind
-    if not place.where.startswith("data"):
-        return Ignored(_reason(row))
+    reason = _reason(row)
+    if reason != FOREIGN.reason or not place.where.startswith("data"):
+        return Ignored(reason)
     stream = _STREAM.fullmatch(place.label)
     kind = _BY_STREAM.get((stream[1] or stream[2]).lower()) if stream else None
     return kind or UnknownKind(
