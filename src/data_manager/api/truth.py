@@ -55,7 +55,7 @@ class Truth(NamedTuple):
     def require_desk(self) -> Desk:
         """Whoever takes requests for audits; NotFound where nobody does."""
         if self.desk is None:
-            raise NotFound(f"this process does not audit, its role is {self.role}: ask one of role work or all")
+            raise NotFound(f"this process does not audit, its role is {self.role}: ask one of role api, work or all")
         return self.desk
 
 

@@ -35,6 +35,19 @@ def conditions_of(settings: Settings, truth: TruthStore) -> Conditions:
     return Conditions(truth, CLOCK, grace_ms=settings.gap_tolerance_seconds * SECOND_MS, late_ms=late_ms)
 
 
+def auditor_of(settings: Settings, store: SeriesStore, meta: MetadataStore, reporter: Reporter) -> Auditor:
+    """Whoever audits, by these settings."""
+    return Auditor(
+        store,
+        meta,
+        meta,
+        CLOCK,
+        reporter.report,
+        grace_ms=settings.gap_tolerance_seconds * SECOND_MS,
+        told_from_ms=settings.min_gap_size_seconds * SECOND_MS,
+    )
+
+
 class Auditing:
     """Audits what changed while we lead, and whatever is asked for. on: whether it has its turns."""
 
@@ -42,15 +55,7 @@ class Auditing:
         self, settings: Settings, store: SeriesStore, meta: MetadataStore, reporter: Reporter, campaign: Campaign
     ) -> None:
         self.on = settings.enable_auditor
-        self.auditor = Auditor(
-            store,
-            meta,
-            meta,
-            CLOCK,
-            reporter.report,
-            grace_ms=settings.gap_tolerance_seconds * SECOND_MS,
-            told_from_ms=settings.min_gap_size_seconds * SECOND_MS,
-        )
+        self.auditor = auditor_of(settings, store, meta, reporter)
         self.desk = Desk(self.auditor, keep=reporter.keep)
         self._meta = meta
         self._campaign = campaign

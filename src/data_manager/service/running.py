@@ -36,12 +36,13 @@ from data_manager.ports import MetadataStore, SeriesStore
 from data_manager.ports.alerts import Channel
 from data_manager.service import figures
 from data_manager.service.again import Again
-from data_manager.service.auditing import conditions_of
+from data_manager.service.auditing import auditor_of, conditions_of
 from data_manager.service.feeding import Feeder
 from data_manager.service.ingesting import Ingesting
 from data_manager.service.overseeing import Overseeing
 from data_manager.service.release import Release
 from data_manager.service.working import Working
+from data_manager.services.auditing.desk import Desk
 from data_manager.services.databases import Databases, reason_against
 from data_manager.services.health import HealthBook
 from data_manager.services.periodic import LoopLag, every
@@ -89,6 +90,10 @@ class Service:
             parts.store, self._conditions, CLOCK, promised=settings.completeness_target_percent / 100
         )
         self._runs = Runs[Any]("run")
+        self._desk = None if parts.working is None else parts.working.auditing.desk
+        if parts.role == "api":  # who reaches nobody else asks it for audits
+            auditor = auditor_of(settings, parts.store, parts.meta, parts.reporter)
+            self._desk = Desk(auditor, keep=parts.reporter.keep)
         self._overseeing: Overseeing | None = None
         if parts.working is not None:
             self._overseeing = Overseeing(
@@ -133,6 +138,8 @@ class Service:
             if ingesting is not None and draining is not None:
                 await self._drain(ingesting, draining)
             await self._runs.close()
+            if self._desk is not None:
+                await self._desk.close()
             if self.parts.working is not None:
                 await self.parts.working.close()
             for task in beside:
@@ -196,7 +203,7 @@ class Service:
                 conditions=self._conditions,
                 book=self._book,
                 channels={one.name: one.shown for one in self.parts.channels},
-                desk=None if self.parts.working is None else self.parts.working.auditing.desk,
+                desk=self._desk,
                 retention=http.Retention(
                     retains=None if self.parts.working is None else self.parts.working.keeping,
                     days=parse_days(self.settings.retention_days or "", DATASETS),
