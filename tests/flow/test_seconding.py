@@ -15,8 +15,10 @@ from data_manager.domain.holes.mending import ATTEMPTS_MAX
 from data_manager.domain.job import JobState, Target
 from data_manager.domain.span import Span
 from data_manager.domain.time import MINUTE_MS
+from data_manager.ports.source import Wanted
 from data_manager.services.backfill import Backfiller
 from data_manager.services.backfilling.asking import new_job
+from data_manager.services.backfilling.choosing import Step
 from tests.contract.rows import trade
 from tests.flow.test_healing import AGGREGATES, MINUTES, NOW_MS, House, aggregate, at, minutes
 from tests.fresh_meta import fresh_meta
@@ -113,6 +115,35 @@ async def test_ids_that_are_missing_between_two_answers_are_asked_for_where_they
         [(3, full - 3, full + 1)] if other_lacks else []
     )
     assert all(one.span.holds(aggregate(number).traded_ms) for one in job.absent for number in gone)
+
+
+@pytest.mark.parametrize("other_lacks", [False, True])
+async def test_ids_that_are_missing_where_one_source_takes_over_are_asked_of_who_was_not(
+    house: TwoSources, other_lacks: bool
+) -> None:
+    turn_ms = aggregate(1_000).traded_ms
+
+    def taking_turns(sources, wanted, now_ms):
+        [low], [high] = (
+            one.offers(Wanted(series=wanted.series, span=span), now_ms)
+            for one, span in zip(
+                sources, (Span(wanted.span.start_ms, turn_ms), Span(turn_ms, wanted.span.end_ms)), strict=True
+            )
+        )
+        return [Step(sources[0], low), Step(sources[1], high)]
+
+    gone = {998, 999}
+    house.source.lacks = lambda event: getattr(event, "agg_id", None) in gone
+    house.other.lacks = house.source.lacks if other_lacks else (lambda event: False)
+    sources = [house.source, house.other]
+    house.backfiller = Backfiller(sources, house.store.append, house.clock, owner="me", at_once=2, plan=taking_turns)
+    job = await asked(house, AGGREGATES, aggregate(0).traded_ms, aggregate(2_000).traded_ms)
+    held = set((await house.store.scan(AGGREGATES)).key.tolist())
+    assert held == set(range(2_000)) - (gone if other_lacks else set())
+    assert Span(aggregate(997).traded_ms, aggregate(1_000).traded_ms + 1) in house.other.asked
+    assert [(one.missing, one.call) for one in job.absent] == (
+        [(2, "archive:aggTrades, rest:aggTrades")] if other_lacks else []
+    )
 
 
 @pytest.mark.parametrize("trouble", [Unavailable("away"), Throttled("slow down", retry_after_s=9)])

@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
 from functools import reduce
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 from msgspec.structs import replace
@@ -23,7 +23,8 @@ from data_manager.domain.batch import Batch
 from data_manager.domain.dataset import parse_series
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import BadQuery, Conflict, DataManagerError, Unavailable
-from data_manager.domain.job import OWN, Choice, Job, JobState, Piece
+from data_manager.domain.finding import Evidence
+from data_manager.domain.job import OWN, Absent, Choice, Job, JobState, Piece
 from data_manager.domain.span import Span, difference
 from data_manager.domain.time import iso
 from data_manager.ports import Clock, DeadLetter, LeaseLost, Receipt
@@ -159,21 +160,31 @@ class Run:
         """Fetch one stretch; the parts of it nobody offers."""
         wanted = self._wanted(span)
         steps = self._plan(self._sources(), wanted, self._clock.now_ms())
+        last: _Last | None = None
         for step in steps:
+            if last is not None and last.step.offer.span.end_ms != step.offer.span.start_ms:
+                last = None
             async with aclosing(self._fetch(wanted, step)) as pieces:
-                await self._take(wanted, step, pieces)
+                last = await self._take(wanted, step, pieces, last)
         return difference([span], (step.offer.span for step in steps))
 
-    async def _take(self, wanted: Wanted, step: Step, pieces: AsyncIterator[Fetched]) -> None:
-        before: Edge | None = None
+    async def _take(
+        self, wanted: Wanted, step: Step, pieces: AsyncIterator[Fetched], last: _Last | None
+    ) -> _Last | None:
+        """Store and note the pieces of a step. last: the answer before it with rows, if that touches it; then ours."""
         async for fetched in pieces:
+            before = None if last is None else last.edge
             lack = lacking(self._series, wanted, step.offer, fetched, before, self._clock.now_ms())
-            before = edge_of(fetched, before)
-            piece = await self._stored(fetched, step.offer)
-            second = await self._second.ask(self._others(step), step.offer, lack.absent)
-            piece = sum(second.pieces, piece)
-            self._pieces.append(replace(piece, span=fetched.span, absent=second.absent, burned=lack.burned))
+            piece, absent = await self._stored(fetched, step.offer), list[Absent]()
+            for owner, lacks in _owned(lack.absent, step, last):
+                second = await self._second.ask(self._others(owner), owner.offer, lacks)
+                piece = sum(second.pieces, piece)
+                absent += second.absent
+            self._pieces.append(replace(piece, span=fetched.span, absent=tuple(absent), burned=lack.burned))
+            edge = edge_of(fetched, None)
+            last = last if edge is None else _Last(step, edge, fetched.evidence)
             await self._note()
+        return last
 
     def _others(self, step: Step) -> list[Source]:
         """Who else the job may ask."""
@@ -256,6 +267,24 @@ class Run:
                         raise
                     self.job = fresh
         raise Unavailable(f"job {self.job.id} is changed by others all the time")
+
+
+class _Last(NamedTuple):
+    """An answer with rows: what was asked, its last row, and its evidence."""
+
+    step: Step
+    edge: Edge
+    evidence: Evidence
+
+
+def _owned(absent: Sequence[Absent], step: Step, last: _Last | None) -> Iterator[tuple[Step, Sequence[Absent]]]:
+    """What is absent, by who said so: what happened before this step was asked of the one before it."""
+    ours = [one for one in absent if last is None or one.start_ms >= step.offer.span.start_ms]
+    if last is not None and len(ours) < len(absent):
+        theirs = (one for one in absent if one.start_ms < step.offer.span.start_ms)
+        yield last.step, [replace(one, call=last.step.offer.call, evidence=last.evidence) for one in theirs]
+    if ours:
+        yield step, ours
 
 
 async def _next(pieces: AsyncIterator[Fetched], step: Step) -> Fetched | None:
