@@ -32,6 +32,7 @@ async def keep_statistics(store: SeriesStore, meta: MetaStore, clock: Clock, hel
                 first_ms=extent.first_ms,
                 last_ms=extent.last_ms,
                 updated_ms=max(now_ms, known_ms.get(series, now_ms)),
+                storage=store.kind,
             )
             for series, extent in changed
         ]
