@@ -129,8 +129,11 @@ def as_fine_as_lost(dataset: Dataset, rows: Batch) -> Batch:
     return rows.take(~coarse[origin.codes]) if coarse.any() else rows
 
 
-def resume(series: Series, rows: Batch, judged: Judged, before_ms: int | None) -> Resume:
-    """Where to go on after these rows. before_ms: the earliest instant that has to be looked at again."""
+def resume(series: Series, rows: Batch, judged: Judged, before_ms: int | None, *, later: bool = True) -> Resume:
+    """Where to go on after these rows. before_ms: the earliest instant that has to be looked at again.
+
+    later: another audit does, and rows may have come by then; not the same one with its next page.
+    """
     continuity = DATASETS[series.dataset].continuity
     if isinstance(continuity, Sparse) and len(rows):
         return Resume(None, int(rows.key[max(len(rows) - REREAD, 0)]))
@@ -143,8 +146,8 @@ def resume(series: Series, rows: Batch, judged: Judged, before_ms: int | None) -
         return Resume(from_ms, from_ms)
     old = int(np.flatnonzero(rows.time_ms < judged.span.end_ms)[-1]) + 1 if len(rows) else 0
     if bracketed(continuity):
-        torn = np.isin(rows.key[:old], [one.after for one in judged.holes if one.after is not None])
-        return _after_a_cut(rows.time_ms[:old], rows.key, torn, judged.span, before_ms)
+        torn = [one.after for one in judged.holes if one.after is not None] if later else []
+        return _after_a_cut(rows.time_ms[:old], rows.key, np.isin(rows.key[:old], torn), judged.span, before_ms)
     return _at_a_row(rows.time_ms[:old], rows.key, judged.span, before_ms)
 
 

@@ -314,7 +314,7 @@ class Walk:
                 from_ms = None if bracketed(DATASETS[self.series.dataset].continuity) else damage.end_ms
                 anchor = damage.last_key + 1
             elif not last:
-                goes_on = resume(self.series, rows, judged, None)
+                goes_on = resume(self.series, rows, judged, None, later=False)
                 if goes_on.anchor_key in (None, anchor):
                     raise Corrupt(f"{self.series}: the times of {len(rows):,} rows leave no place to go on from")
                 from_ms, anchor = goes_on.from_ms, goes_on.anchor_key
