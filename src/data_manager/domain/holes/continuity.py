@@ -209,13 +209,13 @@ class MaxSilence(Continuity, frozen=True):
         """Longer silence is a hole. pauses: the last PAUSES of the series before it, or as many as there are.
 
         A slow series may be silent for five times the pause that only one in twenty is longer than. A quick one, of
-        which PAUSES are known, not even for silence_ms: ten times the longest of them is too long.
+        which PAUSES are known, not even for silence_ms: twenty times the longest of them is too long.
         """
         if len(pauses) < _PAUSES_LEAST:
             return self.silence_ms
         at = round(0.95 * (len(pauses) - 1))
         slow_ms = 5 * int(np.partition(pauses, at)[at])
-        quick_ms = max(self.shortest_ms, 10 * int(pauses.max())) if len(pauses) >= PAUSES else self.silence_ms
+        quick_ms = max(self.shortest_ms, 20 * int(pauses.max())) if len(pauses) >= PAUSES else self.silence_ms
         return max(slow_ms, min(self.silence_ms, quick_ms))
 
     def holes(self, columns: Columns, *, key: str, time: str, span: Span, interval: str | None = None) -> list[Hole]:
