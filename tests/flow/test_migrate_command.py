@@ -53,3 +53,15 @@ def test_what_cannot_be_is_named(capsys: Says, arguments: tuple[str, ...], field
     refused = said(capsys, *arguments, code=2)["error"]
     assert isinstance(refused, dict)
     assert refused["field"] == field
+
+
+def test_a_folder_that_cannot_be_made_is_needed_by_its_own_file_only(
+    capsys: Says, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "file" / "data"))
+    refused = said(capsys, code=1)["error"]
+    assert isinstance(refused, dict)
+    assert "its folder must exist" in str(refused["message"])
+    monkeypatch.setenv("META_URL", f"sqlite:///{tmp_path}/elsewhere.db")
+    assert said(capsys)["applied"] == [f"metadata: applied {one}" for one in revisions()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 from data_manager.adapters.meta.migrate import migrate as apply
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 async def migrate(settings: Settings) -> list[str]:
     """Do it; what was done, one line each."""
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    _make_home(settings)
     done = [f"metadata: applied {revision}" for revision in await apply(settings.metadata_url)]
     async with _rows(settings) as store:
         if store is not None:
@@ -39,13 +39,19 @@ async def move_to(settings: Settings, revision: str, *, undo: bool) -> list[str]
     url = settings.metadata_url
     way = await plan(url, revision)
     if not way.undo:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        _make_home(settings)
         return [f"metadata: applied {one}" for one in (await apply(url, revision) if way.apply else ())]
     if not undo:
         lost = f"{' '.join(way.undo)} would be undone, and what only they can hold would be lost"
         fix = "try it on a copy, stop every process that uses the database, and add --yes"
         raise BadQuery("yes", False, f"{lost}: {fix}")
     return [f"metadata: undid {one}" for one in await step_back(url, revision)]
+
+
+def _make_home(settings: Settings) -> None:
+    """The folder of the metadata's file. A cluster needs none, and where it cannot be made opening the file says so."""
+    with suppress(OSError):
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
 
 
 @asynccontextmanager
