@@ -225,7 +225,7 @@ def _url(text: str) -> URL:
     except (ArgumentError, KeyError, ValueError):
         raise BadSetting(_SETTING, "(not shown)", _RULE) from None  # the cause would show the password
     if url.database in (None, "", ":memory:"):
-        raise BadSetting(_SETTING, _name(url), f"names no database: it {_RULE}")
+        raise BadSetting(_SETTING, _name(url), f"names no database: META_URL or MYSQL_URI {_RULE}")
     return url if url.get_backend_name() == "sqlite" else mysql.speaking(url, _name(url))
 
 

@@ -44,7 +44,8 @@ def speaking(url: URL, name: str) -> URL:
     """The URL with every letter there is, whatever it said of character sets. Raises BadSetting for options unknown."""
     for option in url.query:
         if option not in _MAY_SAY:
-            raise BadSetting("metadata database", name, f"has an option {option}: known are {', '.join(_MAY_SAY)}")
+            rule = f"has an option {option} in MYSQL_URI: known are {', '.join(_MAY_SAY)}"
+            raise BadSetting("metadata database", name, rule)
     for option in ("ssl_ca", "ssl_cert", "ssl_key"):
         file = url.query.get(option)
         if file is not None and not Path(str(file)).is_file():
