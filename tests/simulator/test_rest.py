@@ -276,6 +276,15 @@ def test_what_is_wrong_is_refused_in_the_venues_words(path: str, params: dict[st
     assert answer["code"] == code
 
 
+def test_what_was_delivered_has_its_last_settlements_and_what_is_announced_no_candle() -> None:
+    exchange = made(symbols=("OMGUSDT", "SOONUSDT"))
+    [last] = ask(exchange, "fundingRate", symbol="OMGUSDT", limit=1)
+    delivered = exchange.tape.contracts["OMGUSDT"].delivery_ms
+    assert delivered - 8 * HOUR < last["fundingTime"] <= delivered
+    for path in ("klines", "markPriceKlines", "premiumIndexKlines"):
+        assert ask(exchange, path, symbol="SOONUSDT", interval="1w") == []
+
+
 async def test_symbols_are_case_insensitive_and_may_be_chinese() -> None:
     async with running("BTCUSDT", "币安人生USDT") as exchange:
         assert await exchange.rows("klines", symbol="btcusdt", interval="1m") == await exchange.rows(

@@ -144,6 +144,8 @@ class Market:
     def _within(self, contract: Contract, interval: str, start_ms: int, end_ms: int, now_ms: int) -> tuple[int, int]:
         """Open time of the first candle that counts, and the end of the last."""
         first_ms = self._counters[contract.symbol].first_minute * MINUTE_MS
+        if first_ms > now_ms:  # announced: also its first week is to come
+            return first_ms, first_ms
         opens = opens_of(np.array([max(start_ms, 0)]), interval)
         open_ms = int(opens[0] if opens[0] >= start_ms else next_opens(opens, interval)[0])
         listed_ms = floor_open_ms(first_ms, interval)

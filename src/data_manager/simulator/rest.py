@@ -13,8 +13,9 @@ import msgspec
 import numpy as np
 
 from data_manager.domain.time import DAY_MS, HOUR_MS, INTERVALS_MS, MINUTE_MS, floor_open_ms
-from data_manager.simulator import bars, listing, rows, standing
+from data_manager.simulator import asking, bars, listing, rows, standing
 from data_manager.simulator.answers import Raw, Refused, Units, decimal
+from data_manager.simulator.asking import Params
 from data_manager.simulator.bars import Rows
 from data_manager.simulator.books import Books
 from data_manager.simulator.clock import ExchangeClock
@@ -28,11 +29,7 @@ from data_manager.simulator.tape import Aggregates, joined
 
 _AGGREGATES_KEPT_MS: Final = 48 * HOUR_MS
 _TRADES_KEPT_MS: Final = 30 * DAY_MS
-_DEPTH_WEIGHTS: Final = {5: 2, 10: 2, 20: 2, 50: 2, 100: 5, 500: 10, 1_000: 20}
-_DIGITS = re.compile(r"[0-9]{1,20}", re.ASCII)
 _LAST_MS: Final = 1 << 53
-
-Params = Mapping[str, str]
 
 
 class Endpoint(NamedTuple):
@@ -112,23 +109,16 @@ class Rest:
         """The contract asked for: symbols are case-insensitive. Raises Refused."""
         text = params.get(name)
         if not text:
-            raise mandatory(name)
+            raise asking.mandatory(name)
         symbol = text.upper() if text.isascii() else text
         contract = self.tape.contracts.get(symbol)
         if contract is None or contract.market != "um":
             raise Refused(400, -1121, "Invalid symbol.") if name == "symbol" else Refused(400, -4144, "Invalid pair.")
         return contract
 
-    def span(self, params: Params) -> tuple[int | None, int | None]:
-        """startTime and endTime. Raises Refused where they contradict one another."""
-        start_ms, end_ms = number(params, "startTime"), number(params, "endTime")
-        if start_ms is not None and end_ms is not None and start_ms > end_ms:
-            raise Refused(400, -1023, "Start time is greater than end time.")
-        return start_ms, end_ms
-
     def limit(self, params: Params, default: int, most: int) -> int:
         """How many rows. Raises Refused outside 1 to most."""
-        limit = number(params, "limit")
+        limit = asking.number(params, "limit")
         if limit is None:
             return default
         if not 1 <= limit <= (10**9 if self._truth else most):
@@ -157,7 +147,7 @@ class Rest:
         """The contract of a pair and a type. Raises Refused."""
         contract = self.contract(params, "pair")
         if params.get("contractType") not in ("PERPETUAL", "CURRENT_QUARTER", "NEXT_QUARTER", "TRADIFI_PERPETUAL"):
-            raise mandatory("contractType")
+            raise asking.mandatory("contractType")
         same = (
             one
             for one in self.tape.contracts.values()
@@ -168,11 +158,11 @@ class Rest:
     def _klines(self, params: Params, contract: Contract, dataset: str) -> list[list[Any]]:
         interval = params.get("interval")
         if not interval:
-            raise mandatory("interval")
+            raise asking.mandatory("interval")
         if interval not in INTERVALS_MS:
             raise Refused(400, -1120, "Invalid interval.")
         limit = self.limit(params, 500, 1_500)
-        start_ms, end_ms = self.span(params)
+        start_ms, end_ms = asking.span(params)
         cap = self.faults.rows_max(f"/fapi/v1/{dataset}", limit)
         now_ms = self.clock.now_ms()
         ended_ms = min(now_ms, contract.delivery_ms - 1, _LAST_MS if end_ms is None else end_ms)
@@ -218,8 +208,8 @@ class Rest:
     def agg_trades(self, params: Params) -> list[dict[str, Any]]:
         contract = self.contract(params)
         limit = self.limit(params, 500, 1_000)
-        start_ms, end_ms = self.span(params)
-        from_id = number(params, "fromId")
+        start_ms, end_ms = asking.span(params)
+        from_id = asking.number(params, "fromId")
         if from_id is None:
             found = self._aggregates_in(contract, limit, start_ms, end_ms)
         else:
@@ -256,7 +246,7 @@ class Rest:
 
     def _require_kept(self, moment_ms: int) -> None:
         if moment_ms < self.clock.now_ms() - _AGGREGATES_KEPT_MS and not self._truth:
-            raise _recent(2)
+            raise asking.recent(2)
 
     def trades(self, params: Params) -> list[dict[str, Any]]:
         contract = self.contract(params)
@@ -270,7 +260,7 @@ class Rest:
     def historical_trades(self, params: Params) -> list[dict[str, Any]]:
         contract = self.contract(params)
         limit = self.limit(params, 100, 500)
-        from_id = number(params, "fromId")
+        from_id = asking.number(params, "fromId")
         now_ms = self.clock.now_ms()
         if from_id is None:
             found = self._newest(contract, limit, now_ms + 1)
@@ -297,17 +287,17 @@ class Rest:
 
     def depth(self, params: Params) -> dict[str, Any]:
         contract = self.contract(params)
-        limit = number(params, "limit")
-        if limit is not None and limit not in _DEPTH_WEIGHTS:
-            raise _no_depth(limit)
+        limit = asking.number(params, "limit")
+        if limit is not None and limit not in asking.DEPTH_WEIGHTS:
+            raise asking.no_depth(limit)
         return self._book(contract, limit or 500)
 
     def rpi_depth(self, params: Params) -> dict[str, Any]:
         """The book with hidden orders; there are none here."""
         contract = self.contract(params)
-        limit = number(params, "limit")
+        limit = asking.number(params, "limit")
         if limit not in (None, 1_000):
-            raise _no_depth(limit)
+            raise asking.no_depth(limit)
         return self._book(contract, 1_000)
 
     def _book(self, contract: Contract, levels: int) -> dict[str, Any]:
@@ -322,8 +312,10 @@ class Rest:
     def funding_rate(self, params: Params) -> list[dict[str, Any]]:
         contracts = [self.contract(params)] if params.get("symbol") else self.listed()
         limit = self.limit(params, 100, 1_000)
-        start_ms, end_ms = self.span(params)
+        start_ms, end_ms = asking.span(params)
         last_ms = min(self.clock.now_ms(), _LAST_MS if end_ms is None else end_ms)
+        if len(contracts) == 1:  # of what was delivered the last ones are those before that
+            last_ms = min(last_ms, contracts[0].delivery_ms + MINUTE_MS)
         first_ms = last_ms - (limit + 2) * 8 * HOUR_MS if start_ms is None else start_ms
         found = [
             answer for one in contracts for answer in self.quotes.settled(one, self.faults, "rest", first_ms, last_ms)
@@ -388,11 +380,11 @@ class Rest:
         contract = self._of_pair(params) if name == "basis" else self.contract(params)
         period = params.get("period")
         if not period:
-            raise mandatory("period")
+            raise asking.mandatory("period")
         if period not in PERIODS:
             raise Refused(400, -1130, "Data sent for parameter 'period' is not valid.")
         limit = self.limit(params, 30, 500)
-        start_ms, end_ms = self.span(params)
+        start_ms, end_ms = asking.span(params)
         now_ms = self.clock.now_ms()
         kept_ms = now_ms - KEPT_MS
         if start_ms is not None and start_ms < kept_ms and not self._truth:
@@ -411,53 +403,6 @@ class Rest:
         return [of(one) for one in self.listed() if one.status(now_ms) == "TRADING"]
 
 
-def number(params: Params, name: str) -> int | None:
-    """A parameter that is a whole number. Raises Refused."""
-    text = params.get(name)
-    if text is None:
-        return None
-    if text == "":
-        raise Refused(400, -1105, f"Parameter '{name}' was empty.")
-    if not _DIGITS.fullmatch(text):
-        message = f"Illegal characters found in parameter '{name}'; legal range is '^[0-9]{{1,20}}$'."
-        raise Refused(400, -1100, message)
-    return int(text)
-
-
-def mandatory(name: str) -> Refused:
-    return Refused(400, -1102, f"Mandatory parameter '{name}' was not sent, was empty/null, or malformed.")
-
-
-def _no_depth(limit: int | None) -> Refused:
-    return Refused(400, -4021, f"{limit} is not valid depth limit")
-
-
-def _recent(days: int) -> Refused:
-    return Refused(400, -4166, f"Search window is restricted to recent {days} days only.")
-
-
-def _kline_weight(params: Params) -> int:
-    """By the measured edges; what is no number is refused later and costs the least."""
-    text = params.get("limit")
-    if text is None:
-        return 5
-    limit = int(text) if _DIGITS.fullmatch(text) else 0
-    return next(weight for edge, weight in ((100, 1), (500, 2), (1_000, 5), (1 << 70, 10)) if limit <= edge)
-
-
-def _depth_weight(params: Params) -> int:
-    text = params.get("limit")
-    return 1 if text is None else _DEPTH_WEIGHTS.get(int(text) if _DIGITS.fullmatch(text) else 0, 1)
-
-
-def _fixed(weight: int) -> Callable[[Params], int]:
-    return lambda _: weight
-
-
-def _by_symbol(one: int, every: int) -> Callable[[Params], int]:
-    return lambda params: one if params.get("symbol") else every
-
-
 def _listed(rest: Rest, _: Params) -> Any:
     return listing.exchange_info(rest.listed(), rest.shown_ms, rest.limits.weight)
 
@@ -471,30 +416,30 @@ def _statistic(name: str) -> Callable[[Rest, Params], Any]:
 
 
 _ENDPOINTS: Final[dict[str, Endpoint]] = {
-    "ping": Endpoint(_fixed(1), lambda rest, _: {}),
-    "time": Endpoint(_fixed(1), lambda rest, _: {"serverTime": rest.shown_ms}),
-    "exchangeInfo": Endpoint(_fixed(1), _listed),
-    "klines": Endpoint(_kline_weight, Rest.klines),
-    "continuousKlines": Endpoint(_kline_weight, Rest.continuous_klines),
-    "markPriceKlines": Endpoint(_kline_weight, lambda rest, params: rest.sampled_klines(params, "mark")),
-    "indexPriceKlines": Endpoint(_kline_weight, lambda rest, params: rest.sampled_klines(params, "index")),
-    "premiumIndexKlines": Endpoint(_kline_weight, lambda rest, params: rest.sampled_klines(params, "premium")),
-    "aggTrades": Endpoint(_fixed(20), Rest.agg_trades),
-    "trades": Endpoint(_fixed(5), Rest.trades),
-    "historicalTrades": Endpoint(_fixed(200), Rest.historical_trades),
-    "depth": Endpoint(_depth_weight, Rest.depth),
-    "rpiDepth": Endpoint(_fixed(20), Rest.rpi_depth),
-    "fundingRate": Endpoint(_fixed(1), Rest.funding_rate, FUNDING),
-    "fundingInfo": Endpoint(_fixed(1), _fundings, FUNDING),
-    "premiumIndex": Endpoint(_by_symbol(1, 10), Rest.premium_index),
-    "ticker/24hr": Endpoint(_by_symbol(1, 40), Rest.ticker),
-    "ticker/price": Endpoint(_by_symbol(1, 2), Rest.price),
-    "ticker/bookTicker": Endpoint(_by_symbol(2, 5), Rest.book_ticker),
-    "openInterest": Endpoint(_fixed(1), Rest.open_interest),
-    "indexInfo": Endpoint(_by_symbol(1, 10), Rest.index_info),
-    "constituents": Endpoint(_fixed(2), Rest.constituents),
-    "insuranceBalance": Endpoint(_fixed(1), Rest.insurance),
-    "symbolAdlRisk": Endpoint(_fixed(1), Rest.deleveraging),
-    "tradingSchedule": Endpoint(_fixed(5), Rest.schedule),
-    **{f"futures/data/{name}": Endpoint(_fixed(1), _statistic(name), STATISTICS) for name in ANSWERS},
+    "ping": Endpoint(asking.fixed(1), lambda rest, _: {}),
+    "time": Endpoint(asking.fixed(1), lambda rest, _: {"serverTime": rest.shown_ms}),
+    "exchangeInfo": Endpoint(asking.fixed(1), _listed),
+    "klines": Endpoint(asking.kline_weight, Rest.klines),
+    "continuousKlines": Endpoint(asking.kline_weight, Rest.continuous_klines),
+    "markPriceKlines": Endpoint(asking.kline_weight, lambda rest, params: rest.sampled_klines(params, "mark")),
+    "indexPriceKlines": Endpoint(asking.kline_weight, lambda rest, params: rest.sampled_klines(params, "index")),
+    "premiumIndexKlines": Endpoint(asking.kline_weight, lambda rest, params: rest.sampled_klines(params, "premium")),
+    "aggTrades": Endpoint(asking.fixed(20), Rest.agg_trades),
+    "trades": Endpoint(asking.fixed(5), Rest.trades),
+    "historicalTrades": Endpoint(asking.fixed(200), Rest.historical_trades),
+    "depth": Endpoint(asking.depth_weight, Rest.depth),
+    "rpiDepth": Endpoint(asking.fixed(20), Rest.rpi_depth),
+    "fundingRate": Endpoint(asking.fixed(1), Rest.funding_rate, FUNDING),
+    "fundingInfo": Endpoint(asking.fixed(1), _fundings, FUNDING),
+    "premiumIndex": Endpoint(asking.by_symbol(1, 10), Rest.premium_index),
+    "ticker/24hr": Endpoint(asking.by_symbol(1, 40), Rest.ticker),
+    "ticker/price": Endpoint(asking.by_symbol(1, 2), Rest.price),
+    "ticker/bookTicker": Endpoint(asking.by_symbol(2, 5), Rest.book_ticker),
+    "openInterest": Endpoint(asking.fixed(1), Rest.open_interest),
+    "indexInfo": Endpoint(asking.by_symbol(1, 10), Rest.index_info),
+    "constituents": Endpoint(asking.fixed(2), Rest.constituents),
+    "insuranceBalance": Endpoint(asking.fixed(1), Rest.insurance),
+    "symbolAdlRisk": Endpoint(asking.fixed(1), Rest.deleveraging),
+    "tradingSchedule": Endpoint(asking.fixed(5), Rest.schedule),
+    **{f"futures/data/{name}": Endpoint(asking.fixed(1), _statistic(name), STATISTICS) for name in ANSWERS},
 }
