@@ -180,6 +180,12 @@ async def test_each_market_is_asked_at_its_own_address_only(tmp_path: Path) -> N
         assert one.exchange.address in str(caught.value)
 
 
+async def test_a_venue_that_tells_no_time_is_asked_all_the_same(tmp_path: Path) -> None:
+    async with past(tmp_path, "SOLUSDT") as one:
+        await one.exchange.fault("status", paths="*/time", status=404)
+        assert len(rows_of(await asked(one, NOW - HOUR, NOW - MINUTE))) == 59
+
+
 async def test_a_symbol_that_the_venue_does_not_know_is_not_absent_but_unknown(tmp_path: Path) -> None:
     async with past(tmp_path, "SOLUSDT") as one:
         with pytest.raises(NotFound, match="-1121"):

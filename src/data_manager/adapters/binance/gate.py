@@ -9,6 +9,7 @@ from typing import Any, Final, Generic, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
+import structlog
 from msgspec import Struct
 
 from data_manager.adapters.binance import meaning
@@ -16,11 +17,12 @@ from data_manager.adapters.binance.http import Http
 from data_manager.adapters.binance.venues import Venue
 from data_manager.adapters.binance.weights import PATIENCE_MS, Budget, VenueClock
 from data_manager.adapters.resilience import Breaker, patiently
-from data_manager.domain.errors import Throttled, Unavailable
+from data_manager.domain.errors import BadSetting, Throttled, Unavailable
 from data_manager.domain.events import Ms
 from data_manager.domain.finding import Evidence
 
 T = TypeVar("T")
+_log = structlog.get_logger(__name__)
 
 _ATTEMPTS: Final = 6
 _PATIENCE_S: Final = 30.0  # a failure that asks for a longer pause rises
@@ -88,8 +90,13 @@ class Gate:
         async with self._timing:
             if self.clock.due(_TIME_EVERY_S):
                 asked_ms = self.clock.clock.now_ms()
-                reply = await self._patiently(Request("time", {}, 1, _TIME))
-                self.clock.read(reply.value.server_ms, asked_ms)
+                try:
+                    reply = await self._patiently(Request("time", {}, 1, _TIME))
+                except BadSetting as error:  # whether it is the wrong address shows what is asked for next
+                    _log.warning("the venue's clock is not known", market=self.venue.market, reason=str(error))
+                    self.clock.missed()
+                else:
+                    self.clock.read(reply.value.server_ms, asked_ms)
 
     async def _patiently(self, request: Request[T]) -> Reply[T]:
         return await self.breaker.call(lambda: self._once(request), attempts=_ATTEMPTS, wait_for=_wait_for)

@@ -58,6 +58,10 @@ class VenueClock:
         self.ahead_ms = told_ms - (asked_ms + self.clock.now_ms()) // 2
         self._read_s = self.clock.monotonic_s()
 
+    def missed(self) -> None:
+        """The venue tells no time; what is known of it stands until it is asked again."""
+        self._read_s = self.clock.monotonic_s()
+
 
 class Budget:
     """Spend before each request, say what was answered after it."""
