@@ -164,6 +164,11 @@ async def test_rows_that_changed_at_once_are_told_apart(meta: SqlMetaStore) -> N
         ("missing", 7, 1), ("missing", 8, 1), ("missing", 200, 1),
     ]  # fmt: skip
     assert [one.kind for one in (await verify(store, meta, healed, Still())).mismatches] == ["block"]
+    await store.drop(series, Span(BASE_MS + 1_000, BASE_MS + 1_300))
+    proof = await verify(store, meta, issued, Still())
+    assert [(one.kind, one.first_key, one.last_key, one.rows) for one in proof.mismatches] == [
+        ("missing", 7, 7, 1), ("missing", 8, 8, 1), ("missing", 100, 129, 30), ("missing", 200, 200, 1),
+    ], "what went together is told together"  # fmt: skip
 
 
 async def test_a_candle_is_certified_to_its_end(meta: SqlMetaStore) -> None:

@@ -68,9 +68,8 @@ class ReadOnlyStore(SegmentStore):
         )]  # fmt: skip
         for entry in (entry for entry in entries if entry not in self._pieces):
             blob, crc = connection.execute("SELECT blob, crc FROM journal WHERE entry = ?", (entry,)).fetchone()
-            rows = unpack_rows(
-                sqlite.checked(blob, crc, f"journal entry {entry}"), self._datasets[series.dataset], catalog
-            )
+            whole = sqlite.checked_entry(blob, crc, entry, series.dataset)
+            rows = unpack_rows(whole, self._datasets[series.dataset], catalog)
             self._pieces[entry] = Piece(rows, entry)
         gone = [entry for entry, piece in self._pieces.items() if piece.batch.dataset.name == series.dataset]
         for entry in set(gone).difference(entries):

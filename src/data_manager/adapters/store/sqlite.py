@@ -206,6 +206,17 @@ def checksum(blob: bytes) -> int:
     return zlib.crc32(blob)
 
 
+def checked_entry(blob: bytes, crc: int, entry: int, dataset: str) -> bytes:
+    """The blob of a journal entry, or Corrupt with what can be done: whose rows it holds only the blob itself knows."""
+    if zlib.crc32(blob) != crc:
+        raise Corrupt(
+            f"journal entry {entry} of {dataset} does not match its checksum, its rows cannot be trusted: restore "
+            f"DATA_DIR from a copy, or take it out of series.db (DELETE FROM journal WHERE entry = {entry}): then they "
+            "are a loss like any other"
+        )
+    return blob
+
+
 def checked(blob: bytes, crc: int, what: str) -> bytes:
     """The blob, or Corrupt naming what it holds when it does not match its checksum."""
     if zlib.crc32(blob) != crc:

@@ -51,7 +51,7 @@ def read_views(connection: sqlite3.Connection, catalog: Catalog, datasets: Seque
             "SELECT entry, crc, blob FROM journal WHERE dataset = ? ORDER BY entry", (dataset.name,)
         )
         for entry, crc, blob in entries:
-            rows = unpack_rows(sqlite.checked(blob, crc, f"journal entry {entry}"), dataset, catalog)
+            rows = unpack_rows(sqlite.checked_entry(blob, crc, entry, dataset.name), dataset, catalog)
             recent = recent.with_entry(rows, entry).tidied()
         views[dataset.name] = views[dataset.name]._replace(recent=recent)
     return views

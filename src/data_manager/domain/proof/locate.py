@@ -22,6 +22,7 @@ from data_manager.domain.proof.certificate import (
 )
 
 _MASK: Final = 2**64 - 1
+_FEW: Final = 16  # ranges one after the other that are told one by one
 
 Kind = Literal["changed", "missing", "doubled", "unexpected", "block", "disorder", "certificate"]
 
@@ -96,7 +97,7 @@ class Verifier:
         if contents.content != certified.content and not self._found:
             self._found.append(Mismatch("block", certified.first_key, certified.last_key, 1))
         found = sorted(self._found, key=lambda one: (one.first_key is not None, one.first_key or 0, one.kind))
-        return Verdict(tuple(found), tuple(columns), contents)
+        return Verdict(tuple(_together(found)), tuple(columns), contents)
 
     def _watch(self, keys: Keys, hashes: Hashes) -> None:
         """Rows come in order: when a new block begins the one before it is complete."""
@@ -144,6 +145,25 @@ class Verifier:
     def _range(self, kind: Kind, number: int, rows: int) -> Mismatch:
         first = number * self._keys_per_block
         return Mismatch(kind, first, first + self._keys_per_block - 1, rows)
+
+
+def _together(found: Sequence[Mismatch]) -> Iterator[Mismatch]:
+    """The same in order; where the rows of many blocks in a row are missing, one range instead of each block."""
+    runs: list[list[Mismatch]] = []
+    for one in found:
+        if runs and _goes_on(runs[-1][-1], one):
+            runs[-1].append(one)
+        else:
+            runs.append([one])
+    for run in runs:
+        if len(run) <= _FEW:
+            yield from run
+        else:
+            yield Mismatch("missing", run[0].first_key, run[-1].last_key, sum(one.rows for one in run))
+
+
+def _goes_on(one: Mismatch, other: Mismatch) -> bool:
+    return one.kind == other.kind == "missing" and one.last_key is not None and other.first_key == one.last_key + 1
 
 
 def _without_doubles(keys: Keys, hashes: Hashes) -> tuple[list[int], NDArray[np.int64]]:
