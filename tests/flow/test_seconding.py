@@ -163,6 +163,15 @@ async def test_while_the_other_cannot_be_asked_nothing_is_proven(house: TwoSourc
     assert await house.states() == [(10, 20, "healed")]
 
 
+async def test_who_asks_for_what_is_not_known_is_told_so_and_need_not_wait_for_the_other(house: TwoSources) -> None:
+    """An archive that may publish a file tomorrow is nothing to wait for when REST does not know the symbol."""
+    house.other.troubles = [NotFound("the venue does not know it")]
+    house.source.troubles = [Unavailable("not published yet", retry_after_s=3_600)]
+    house.backfiller = Backfiller([house.source, house.other], house.store.append, house.clock, owner="me", at_once=2)
+    job = await asked(house, MINUTES, at(10), at(20))
+    assert (job.state, job.error) == (JobState.FAILED, "the venue does not know it")
+
+
 async def test_one_who_refuses_for_good_is_no_doubt(house: TwoSources) -> None:
     house.source.lacks = lacks([12])
     refusal = BadQuery("symbol", "BTCUSDT", "Invalid symbol.")

@@ -196,7 +196,7 @@ def backfill_routes(backfill: Backfill) -> list[APIRoute]:
 
 
 _START: Final = """\
-The span is half open and cut to candles that are over. A span that lies in the future, or before the symbol was listed,
+The span is half open and cut to what is settled. A span that lies in the future, or before the symbol was listed,
 is refused, and the message says which part can be done. A job is `completed` when all of it was asked for: what the
 source lacks is named in `absent` with the evidence. It is `failed` when asking did not work, never completed with holes
 nobody names.

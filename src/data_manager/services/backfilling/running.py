@@ -101,6 +101,7 @@ class Run:
         missed: list[Span] = []
         choice = self.job.source
         failure: SourceFailed | None = None
+        refusal: SourceFailed | None = None
         while left := self._left(missed):
             try:
                 for span in left:
@@ -108,10 +109,13 @@ class Run:
             except Failed as error:
                 failure = SourceFailed(str(error))
                 failure.__cause__ = error.cause
+                refusal = failure if isinstance(error.cause, REFUSALS) else refusal
                 self._instead_of(error)
             await self._note(everything=True)
             if self.job.source != choice:  # it took over one that may ask others
                 missed, choice = [], self.job.source
+        if missed and refusal is not None and not self.job.fetched and self.job.by not in OWN:
+            raise refusal  # no use in waiting for another source: who asked has to know
         if missed and failure is not None:
             raise failure
         if missed:
