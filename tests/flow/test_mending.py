@@ -118,6 +118,7 @@ async def test_by_command_beside_the_service_and_without_it(house: House) -> Non
     assert (job["status"], job["records"]["new"], job["records"]["duplicate"]) == ("completed", 30, 20)
     listed = await house.command("backfill-jobs", "list", "--status", "completed")
     assert listed["total_count"] == 4
+    assert (await house.command("backfill-jobs", "list", "--status", "open"))["total_count"] == 0
     assert (await house.command("backfill-jobs", "show", job["job_id"]))["progress"] == 100.0
 
 

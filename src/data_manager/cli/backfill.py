@@ -76,7 +76,7 @@ def _bar(tell: Any) -> Any:
 @jobs.command("list")
 def listed(
     status: Annotated[
-        list[str] | None, typer.Option(help="pending, running, completed, failed or cancelled; repeatable; all.")
+        list[str] | None, typer.Option(help="pending, running, completed, failed, cancelled or open; repeatable; all.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many, newest first.")] = 50,
     offset: Annotated[int, typer.Option(min=0, help="How many of the newest to skip.")] = 0,
@@ -84,14 +84,14 @@ def listed(
 ) -> None:
     """List jobs, the newest first."""
     from data_manager.domain.errors import BadQuery
-    from data_manager.domain.job import JobState
+    from data_manager.domain.job import OPEN, JobState
     from data_manager.services.backfilling.telling import job_facts
 
-    words = {state.value: state for state in JobState}
+    words = {state.value: {state} for state in JobState} | {"open": {*OPEN}}
     for word in status or ():
         if word not in words:
             raise BadQuery("status", word, f"must be one of {' '.join(words)}")
-    states = [words[word] for word in status or ()]
+    states = [state for state in JobState if any(state in words[word] for word in status or ())]
 
     async def ask(office: "Office") -> "tuple[list[Job], int]":
         return await office.jobs(limit=limit, offset=offset, states=states)
