@@ -27,7 +27,10 @@ def feed(
     nats_url: Annotated[str, typer.Option("--nats-url", help="Instead of NATS_URL.")] = "",
     seconds: Annotated[float | None, typer.Option(help="End after so many.", show_default=False)] = None,
     metrics_port: Annotated[
-        int | None, typer.Option("--metrics-port", help="Serve metrics there; 0: any free port.", show_default=False)
+        int | None,
+        typer.Option(
+            "--metrics-port", min=0, max=65_535, help="Serve metrics there; 0: any free port.", show_default=False
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Say it as JSON.")] = False,
 ) -> None:
