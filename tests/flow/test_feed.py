@@ -471,6 +471,7 @@ async def test_the_feed_as_a_process_of_its_own(tmp_path: Path) -> None:
         (["--pairs", "btc"], "SUPPORTED_PAIRS='btc': must be um symbols"),
         (["--exchange", "fstream.binance.com"], "BINANCE_WS_URL='fstream.binance.com': must be like wss://"),
         (["--seconds", "0"], "seconds 0.0: must be above 0"),
+        (["--metrics-port", "70000"], "Invalid value for '--metrics-port'"),
     ],
 )
 def test_what_cannot_be_fed_is_one_line_and_an_exit_code(words: list[str], said: str) -> None:
