@@ -4,6 +4,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 DATA_MANAGER := $(BIN)/data-manager
 PYTEST_ARGS ?=
+BENCH ?=
 # Two processes a core, since most tests wait for something; the longest tests first, so that none is left at the end.
 PROCESSES ?= $(shell echo $$((2 * $$(nproc 2>/dev/null || echo 2))))
 PYTEST := $(BIN)/python -m pytest -q -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
@@ -56,8 +57,8 @@ faults: setup ## Break everything, as often and as long as the promise asks for,
 	@scripts/setup_servers.sh
 	FAULTS=full $(BIN)/python -m pytest -q tests/faults $(PYTEST_ARGS)
 
-bench: setup ## Measure, each figure beside its baseline of the same run
-	@set -e; for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+bench: setup ## Measure, each figure beside its baseline of the same run: one table at the end; BENCH="ingest latency" picks
+	@$(BIN)/python benchmarks $(BENCH)
 
 docs: setup ## Generate docs/settings.md, docs/datasets.md and .env.example from the code
 	$(BIN)/python scripts/generate_docs.py

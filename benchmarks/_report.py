@@ -1,5 +1,6 @@
 """What the benchmarks share: the recordings, a table, and how much time the hypervisor took from us meanwhile."""
 
+import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -42,6 +43,19 @@ def table(title: str, *heads: str) -> Iterator[list[tuple[str, ...]]]:
     print(
         f"  ({os.cpu_count()} cores, Python {sys.version.split()[0]}, CPU steal {100 * stolen / max(total, 1):.1f} %)\n"
     )
+
+
+FIGURES = "BENCH_FIGURES"
+"""The variable that names the file for the table of all benchmarks; without it a benchmark prints its own alone."""
+
+
+def figure(what: str, measured: str, *, baseline: str = "", ratio: float | None = None, target: str = "") -> None:
+    """A line of the table that __main__.py prints of all benchmarks. ratio: measured / baseline."""
+    path = os.environ.get(FIGURES)
+    if path is not None:
+        line = (what, measured, baseline, "" if ratio is None else f"{ratio:.2f}", target)
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(f"{json.dumps(line)}\n")
 
 
 def _ticks() -> tuple[int, int]:

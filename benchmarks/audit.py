@@ -15,7 +15,7 @@ from time import perf_counter
 
 import numpy as np
 import uvloop
-from _report import CAPTURES, table
+from _report import CAPTURES, figure, table
 from _wired import opened_bus, subject_of
 from ingest import drain_into
 
@@ -230,6 +230,13 @@ async def beside_ingest(rounds: int = 5) -> None:
                 rows.append((f"round {number + 1}", f"{alone:,.0f}", f"{both:,.0f}", f"{both / alone:.2f}", ""))
             alone, both, ratio = (median(column) for column in zip(*found, strict=True))
             rows.append(("median", f"{alone:,.0f}", f"{both:,.0f}", f"{ratio:.2f}", "≥ 0.8"))
+            figure(
+                "ingest beside the audit",
+                f"{both:,.0f} msg/s",
+                baseline=f"without: {alone:,.0f}",
+                ratio=ratio,
+                target="≥ 0.8",
+            )
         await server.stop()
 
 
@@ -244,6 +251,8 @@ async def main() -> None:
         for what, (bound, measure) in cases.items():
             with tempfile.TemporaryDirectory() as folder:
                 took, keys, holes = await measure(Path(folder))
+            at_most = f"≤ {bound / SHARE:.2f} s"
+            figure(what, f"{took:.2f} s", baseline=f"keys alone: {keys:.2f} s", ratio=took / keys, target=at_most)
             rows.append((what, f"{took:.2f}", f"{bound / SHARE:.2f}", f"{keys:.2f}", f"{holes:,}"))
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
-from _report import table
+from _report import figure, table
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import serve
 
@@ -111,6 +111,7 @@ async def measure(count: int) -> list[tuple[str, ...]]:
                     child.terminate()
                     child.join()
                 what = f"{kind}, {'as fast as it goes' if not per_second else f'{per_second:,.0f}/s'}"
+                figure(f"feed: {what}", f"{rate:,.0f}/s", baseline=baseline and f"only read: {baseline}")
                 rows.append((what, f"{rate:,.0f}", baseline, f"{cpu_us:.0f}", f"{cpu_us / 10:.1f} %"))
         finally:
             await server.stop()

@@ -27,6 +27,7 @@ from typing import Any, cast
 import numpy as np
 import uvicorn
 import uvloop
+from _report import figure
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -362,6 +363,13 @@ def _table(port: int, args: argparse.Namespace) -> str:
     for name in _TARGETS:
         p50, p99 = np.percentile(latencies[name], [50, 99]) * 1_000
         ratio = median(one / other for one, other in zip(rates[name], base, strict=True))
+        figure(
+            f"API, {name}",
+            f"{median(rates[name]):,.0f} req/s, p99 {p99:.1f} ms",
+            baseline=f"empty route: {median(base):,.0f}",
+            ratio=ratio,
+            target="≥ 2,500, ≥ 0.5, p99 ≤ 30 ms" if "100" in name else "",
+        )
         lines.append(
             f"{name:24} {median(rates[name]):8,.0f} {max(rates[name]):8,.0f} {p50:8.2f} {p99:8.2f} {ratio:6.2f}"
         )

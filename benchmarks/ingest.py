@@ -27,7 +27,7 @@ from urllib.request import urlopen
 
 import structlog
 import uvloop
-from _report import CAPTURES, payloads, table
+from _report import CAPTURES, figure, payloads, table
 from _wired import filled, opened_bus, subject_of, wired
 
 from data_manager.adapters.binance.wire import DATASET_OF
@@ -114,6 +114,13 @@ async def throughput(url: str, mixes: dict[str, int], rounds: int) -> None:
                 rows.append((f"round {number + 1}", f"{ours:,.0f}", f"{noop:,.0f}", f"{ours / noop:.2f}", ""))
             ours, noop, ratio = (median(column) for column in zip(*found, strict=True))
             rows.append(("median", f"{ours:,.0f}", f"{noop:,.0f}", f"{ratio:.2f}", "≥ 30,000 and ≥ 0.5"))
+            figure(
+                f"JetStream to durable, {stream.lower()} symbols",
+                f"{ours:,.0f} msg/s",
+                baseline=f"no-op consumer: {noop:,.0f}",
+                ratio=ratio,
+                target="≥ 30,000 and ≥ 0.5",
+            )
 
 
 def memory(url: str, stream: str, count: int) -> tuple[float, float]:
@@ -166,6 +173,7 @@ async def measure(rounds: int) -> None:
             await throughput(server.url, counts, rounds)
         with table("memory of the service", "drained", "most MiB", "MiB at the end", "target") as rows:
             most, last = await asyncio.to_thread(memory, server.url, "MANY", counts["MANY"])
+            figure(f"memory of the service, {_SYMBOLS} symbols", f"{most:.0f} MiB", target="≤ 400 MiB")
             rows.append((f"{counts['MANY']:,} messages of {_SYMBOLS} symbols", f"{most:.0f}", f"{last:.0f}", "≤ 400"))
         await server.stop()
 

@@ -28,7 +28,7 @@ import structlog
 import uvloop
 from _beside import Beside, watched
 from _phases import print_phases, watched_phases
-from _report import table
+from _report import figure, table
 from _wired import opened_bus, subject_of, wired
 
 from data_manager.adapters.binance.wire import DATASET_OF
@@ -131,6 +131,12 @@ async def measure(seconds: float) -> None:
                 took, beside = await latency(rate, symbols, seconds)
                 figures = (*np.quantile(took.whole, [0.5, 0.99]), took.whole.max())
                 parts = (np.quantile(took.to_us, 0.99), np.quantile(took.append, 0.99), beside.seen_ms)
+                figure(
+                    f"published to durable, p99, {rate:,} msg/s, {symbols} symbols",
+                    f"{figures[1]:.1f} ms",
+                    baseline=f"bare fdatasync {beside.fdatasync_ms:.1f}, plain subscriber {beside.seen_ms:.1f}",
+                    target=f"≤ {target} ms",
+                )
                 machine = (f"{beside.fdatasync_ms:.1f}", f"{beside.steal:.1f}", f"{beside.others:.0f}", beside.verdict)
                 rows.append(
                     (

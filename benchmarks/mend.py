@@ -23,7 +23,7 @@ from typing import Any
 
 import structlog
 import uvloop
-from _report import table
+from _report import figure, table
 
 from data_manager.adapters.binance.sources import Access, open_archive, open_rest
 from data_manager.adapters.clock import SystemClock
@@ -152,6 +152,13 @@ def main() -> None:
     heads = ("candles healed", "rows", "minutes", "the budget's", "ratio", "weight used", "seconds here", "rows/s here")
     name = "REST and archives" if arguments.with_archives else "REST alone"
     with table(f"{arguments.symbols} holes of {arguments.days} days", *heads) as lines:
+        figure(
+            f"candles healed, {name}",
+            f"{found['minutes']:.1f} minutes",
+            baseline=f"the budget's arithmetic: {could:.1f}",
+            ratio=found["minutes"] / could,
+            target="the budget's",
+        )
         lines.append((name, f"{found['rows']:,}", f"{found['minutes']:.1f}", f"{could:.1f}", f"{could / found['minutes']:.2f}", f"{pages * _WEIGHT:,}", f"{found['took_s']:.0f}", f"{found['rows'] / found['took_s']:,.0f}"))  # fmt: skip
     print(f"  memory at its peak while healing: {found['peak_mib']:.0f} MiB, bound 400 MiB")
     print(f"  {found['requests']} requests, halted {found['halts']} times")

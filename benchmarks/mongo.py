@@ -18,7 +18,7 @@ from statistics import median
 from time import perf_counter, process_time
 
 import structlog
-from _report import table
+from _report import figure, table
 from pymongo.errors import BulkWriteError
 from store import trades
 
@@ -96,6 +96,13 @@ async def appends(store: MongoStore) -> None:
                 ours.append(await timed(store.append, batches))
                 theirs.append(await timed(raw, batches))
             (rate, cost), (base, base_cost) = (tuple(map(median, zip(*one, strict=True))) for one in (ours, theirs))
+            figure(
+                f"MongoDB append, {series_count} series",
+                f"{rate:,.0f} rows/s",
+                baseline=f"driver alone: {base:,.0f}",
+                ratio=rate / base,
+                target="≥ 0.6",
+            )
             rows.append((f"{series_count} series", f"{rate:,.0f}", f"{base:,.0f}", f"{rate / base:.2f}", "≥ 0.6", f"{cost:.1f}", f"{base_cost:.1f}"))  # fmt: skip
             await _clear(store)
 

@@ -13,9 +13,10 @@ import json
 import subprocess
 import sys
 import urllib.request
+from statistics import median
 from time import process_time
 
-from _report import table
+from _report import figure, table
 
 from data_manager.adapters.binance.sources import Access, open_rest
 from data_manager.adapters.clock import SystemClock
@@ -90,6 +91,14 @@ def main() -> None:
     with table(f"REST, {rows:,} rows, exchange's clock {arguments.speed:g} times as fast", *heads) as lines:
         for number, pages in enumerate(whole, 1):
             lines.append((f"minute {number}", f"{pages}", f"{could}", f"{pages / could:.2f}", f"{1_000 * cpu_s:.1f}", "≥ 0.9"))  # fmt: skip
+    pages = median(whole)
+    figure(
+        "candles by REST",
+        f"{pages:,.0f} pages a minute",
+        baseline=f"the budget's arithmetic: {could}",
+        ratio=pages / could,
+        target="≥ 0.9",
+    )
     weight = 50 * -(-30 * 1_440 // 499) * 2
     print(
         f"  halted {facts['halts']} times; 50 symbols of 30 days: {weight:,} weight, {weight / could / 2:.1f} minutes"

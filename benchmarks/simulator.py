@@ -10,7 +10,7 @@ import argparse
 import time
 from collections.abc import Callable
 
-from _report import table
+from _report import figure, table
 
 from data_manager.adapters.clock import SystemClock
 from data_manager.domain.time import DAY_MS, MINUTE_MS
@@ -69,6 +69,7 @@ def main() -> None:
             ("rows of trades in daily zips, about", archived, "-"),
         ):
             per_second, ms = rate(work, seconds)
+            figure(f"simulator: {what}", f"{per_second:,.0f}/s", baseline=baseline.removeprefix("-"))
             rows.append((what, f"{per_second:,.0f}", f"{ms:.1f}", baseline))
 
 
