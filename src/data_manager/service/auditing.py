@@ -104,7 +104,3 @@ class Auditing:
             holes=len(done.holes),
             seconds=round(done.seconds, 3),
         )
-
-    async def close(self) -> None:
-        """End the audits that are under way."""
-        await self.desk.close()

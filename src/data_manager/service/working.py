@@ -89,8 +89,7 @@ class Working:
         return {"name": self._campaign.name, "we_are": self._campaign.holder, **structs.asdict(self.lease())}
 
     async def close(self) -> None:
-        """End what somebody asked for and is under way."""
-        await self.auditing.close()
+        """Put back what is under way."""
         await self.mending.close()
 
     async def lead(self, work: Callable[[Lease], Awaitable[object]]) -> bool:
