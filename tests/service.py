@@ -31,6 +31,7 @@ from tests.servers import fresh
 from tests.warm import PROGRAM, Warm, run, started
 
 _WINDOW = 2_000  # messages published for one ack
+_STREAM_BYTES = 256 * 2**20
 _START_S, _STOP_S, _DRAIN_S = 30.0, 5.0, 60.0
 
 
@@ -55,6 +56,8 @@ class Service:
         self.data_dir = folder / "data"
         self.names = {"nats_stream": fresh("MARKET"), "nats_consumer_subject": fresh("market.data")}
         given: dict[str, object] = {"data_dir": self.data_dir, "api_port": 0, "metrics_port": 0, **self.names}
+        if nats_url:  # a server of many tests has no room for a stream of the usual size for each
+            given["nats_stream_max_bytes"] = _STREAM_BYTES
         given |= {"nats_url": nats_url, "nats_reconnect_time_wait": 0.1, "enable_feed": False, **settings}
         self.environ = {**bare_environment(), **{name.upper(): str(value) for name, value in given.items()}}
         self.url = self.metrics_url = ""

@@ -39,6 +39,11 @@ def without_jetstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nats
         yield server
 
 
+def small_stream() -> StreamOptions:
+    """A server sets aside what its streams may grow to: a shared one has no room for many of the usual size."""
+    return StreamOptions(stream=fresh("EVENTS"), durable="ours", max_bytes=64 * 2**20)
+
+
 @dataclass
 class Place:
     """A subject on a server, and the buses that share it."""
@@ -46,7 +51,7 @@ class Place:
     server: NatsServer
     mode: str
     subject: str = field(default_factory=lambda: fresh("market") + ".data")
-    stream: StreamOptions = field(default_factory=lambda: StreamOptions(stream=fresh("EVENTS"), durable="ours"))
+    stream: StreamOptions = field(default_factory=small_stream)
     core: CoreOptions = field(default_factory=lambda: CoreOptions(queue="ours"))
     clock: Clock = field(default_factory=WallClock)
 
@@ -571,7 +576,7 @@ async def test_a_server_with_less_room_gets_a_smaller_stream_where_no_size_was_a
     config = f'jetstream {{ store_dir: "{tmp_path}", max_file_store: 100MB }}'
     async with own_server(tmp_path, jetstream=False, config=config) as server:
         place = Place(server, "auto")
-        place.stream = msgspec.structs.replace(place.stream, or_less=True)
+        place.stream = msgspec.structs.replace(place.stream, max_bytes=2**31, or_less=True)
         async with place.ready_bus():
             pass
         async with client_of(server) as client:
@@ -587,6 +592,9 @@ async def test_a_server_without_room_for_the_stream_is_told_with_the_setting(tmp
     async with own_server(tmp_path, jetstream=False, config=config) as server, Place(server, "auto").bus() as bus:
         with pytest.raises(BadSetting, match="NATS_STREAM_MAX_BYTES"):
             await take(bus, 1)
+        state = await bus.state()
+        assert not state.connected
+        assert "NATS_STREAM_MAX_BYTES" in (state.reason or "")
 
 
 async def test_a_consumer_that_acknowledges_otherwise_is_refused(durable: Place) -> None:

@@ -175,9 +175,9 @@ class NatsConnection:
             except Unavailable as why:
                 self._down(str(why))
             except BadSetting as why:
+                self._down(str(why))
                 if not self._was_up:
                     raise
-                self._down(str(why))
             self._give_up_maybe()
             await asyncio.sleep(self._pause_s())
 
