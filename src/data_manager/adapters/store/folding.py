@@ -2,13 +2,13 @@
 
 A series' recent rows join the chunks they overlap, and the last chunk as long as that is not much larger than they
 are: so small chunks grow by doubling, and a row is rewritten a few times in all, not at every fold. What results is
-cut into chunks of bounded size. A damaged chunk joins nothing: it stays as it is, and what comes
-after it is kept apart.
+cut into chunks of bounded size. No two chunks of a series overlap, but where one is damaged: it joins nothing and
+stays as it is, and what comes after it is kept apart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import structlog
@@ -43,50 +43,50 @@ class Folded(Struct, frozen=True):
 
 
 def fold(series: Series, recent: Sequence[Batch], refs: Sequence[ChunkRef], load: Load) -> Folded:
-    """Recent rows of one series, oldest piece first, as chunks. refs: all its chunks, ascending."""
+    """Recent rows of one series, oldest piece first, as chunks. refs: all its chunks, ascending.
+
+    Rows are parted at the chunks' first keys: one late row must not drag in every chunk after it. A part may join the
+    chunk whose keys it is among. Only the newest part may join more than that, and then it takes the late rows of
+    those with it: a chunk is rewritten by one part alone.
+    """
     rows = settle(joined(recent)) if len(recent) > 1 else recent[0]
-    gone: list[ChunkRef] = []
+    starts = np.array([ref.first_key for ref in refs], np.int64)
+    slots = np.searchsorted(starts, rows.key, side="right") - 1
+    newest = rows.take(slots >= len(refs) - 1)
+    merged = _absorbed(newest, refs, load) if len(newest) else {}
+    tail = len(refs) - max(1, len(merged))
+    gone = list(merged)
     new: list[NewChunk] = []
-    for part, before in _by_chunk(rows, refs):
-        absorbed = dict(_readable(_absorbed(part, before), list(part.columns), load))
+    for slot in np.unique(slots[slots < tail]).tolist():
+        part = rows.take(slots == slot)
+        absorbed = _absorbed(part, refs[slot : slot + 1] if slot >= 0 else (), load)
         gone.extend(absorbed)
-        new.extend(cut(settle(joined([*absorbed.values(), part])) if absorbed else part))
+        new.extend(_together(absorbed, part))
+    new.extend(_together(merged, rows.take(slots >= tail)))
     return Folded(series, gone, new)
 
 
-def _readable(refs: Sequence[ChunkRef], names: Sequence[str], load: Load) -> Iterator[tuple[ChunkRef, Batch]]:
-    """The chunks' rows; of those that can be read."""
-    for ref in refs:
-        try:
-            yield ref, load(ref, names)
-        except Corrupt as error:
-            _log.error("a damaged chunk is left as it is", reason=str(error))
+def _together(absorbed: Mapping[ChunkRef, Batch], part: Batch) -> Iterator[NewChunk]:
+    return cut(settle(joined([*absorbed.values(), part])) if absorbed else part)
 
 
-def _by_chunk(rows: Batch, refs: Sequence[ChunkRef]) -> Iterator[tuple[Batch, Sequence[ChunkRef]]]:
-    """Rows parted at the chunks' first keys: one late row must not drag in every chunk after it.
-
-    Each part comes with the chunks it may join, the nearest last; only the newest part may join more than one.
+def _absorbed(part: Batch, before: Sequence[ChunkRef], load: Load) -> dict[ChunkRef, Batch]:
+    """The chunks at the end of `before` that these rows join, ascending, with their rows: the one they overlap, and
+    small ones. A damaged one, and what lies before it, joins nothing.
     """
-    starts = np.array([ref.first_key for ref in refs], np.int64)
-    slots = np.searchsorted(starts, rows.key, side="right") - 1
-    for slot in np.unique(slots).tolist():
-        part = rows.take(slots == slot)
-        newest = slot == len(refs) - 1
-        yield part, refs[: slot + 1] if newest else refs[max(slot, 0) : slot + 1]
-
-
-def _absorbed(rows: Batch, before: Sequence[ChunkRef]) -> list[ChunkRef]:
-    """The chunks among `before` that these rows join: the one they overlap, and small ones."""
-    joins: list[ChunkRef] = []
-    size = len(rows)
+    joins: dict[ChunkRef, Batch] = {}
+    size = len(part)
     for ref in reversed(before):
-        overlaps = ref.last_key >= int(rows.key[0])
+        overlaps = ref.last_key >= int(part.key[0])
         if not overlaps and (ref.rows > 2 * size or size + ref.rows > ROWS_MAX):
             break
-        joins.append(ref)
+        try:
+            joins[ref] = load(ref, list(part.columns))
+        except Corrupt as error:
+            _log.error("a damaged chunk is left as it is", reason=str(error))
+            break
         size += ref.rows
-    return joins[::-1]
+    return dict(reversed(joins.items()))
 
 
 def cut(rows: Batch) -> Iterator[NewChunk]:
