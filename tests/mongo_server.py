@@ -13,7 +13,6 @@ import asyncio
 import gc
 import os
 import shutil
-import signal
 import subprocess
 import time
 import warnings
@@ -30,7 +29,7 @@ from bson.codec_options import CodecOptions, DatetimeConversion
 
 from data_manager.adapters.mongo.access import MongoAccess
 from data_manager.adapters.mongo.store import MongoStore, open_mongo
-from tests.servers import ended_with_us, free_port
+from tests.servers import ended_with_us, free_port, freeze, thaw
 from tests.summary import left_out
 
 _BUILD = Path(__file__).resolve().parents[1] / "scripts" / "ferretdb" / "build.sh"
@@ -87,10 +86,15 @@ class MongoServer(AnyServer):
             except pymongo.errors.PyMongoError:
                 return False
 
-    def signal(self, number: signal.Signals) -> None:
-        """SIGSTOP freezes it, SIGCONT lets it go on."""
+    def freeze(self) -> None:
+        """It stays and answers nothing."""
         assert self._process is not None
-        self._process.send_signal(number)
+        freeze(self._process.pid)
+
+    def thaw(self) -> None:
+        """It goes on."""
+        if self._process is not None:
+            thaw(self._process.pid)
 
     def kill(self) -> None:
         """SIGKILL: what was not durable is gone."""

@@ -9,7 +9,6 @@ import asyncio
 import fcntl
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -27,7 +26,7 @@ from sqlalchemy import MetaData
 
 from data_manager.adapters.meta.database import connect
 from data_manager.adapters.meta.migrate import migrate
-from tests.servers import ended_with_us, free_port
+from tests.servers import ended_with_us, free_port, freeze, thaw
 from tests.summary import left_out
 
 USER, PASSWORD = "petrosa", "hunter2@:/?#[]%"
@@ -91,10 +90,15 @@ class MySqlServer:
         except OSError:
             return False
 
-    def signal(self, number: signal.Signals) -> None:
-        """SIGSTOP freezes it, SIGCONT lets it go on."""
+    def freeze(self) -> None:
+        """It stays and answers nothing."""
         assert self._process is not None
-        self._process.send_signal(number)
+        freeze(self._process.pid)
+
+    def thaw(self) -> None:
+        """It goes on."""
+        if self._process is not None:
+            thaw(self._process.pid)
 
     def kill(self) -> None:
         """SIGKILL: what was not committed is gone."""
@@ -170,7 +174,7 @@ def own_mysql(tmp_path: Path) -> Iterator[MySqlServer]:
     server = MySqlServer(tmp_path / "mysql")
     server.start()
     yield server
-    server.signal(signal.SIGCONT)
+    server.thaw()
     server.kill()
 
 

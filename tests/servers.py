@@ -4,13 +4,15 @@ And what every server of the tests needs: a port that stays its own while it is 
 """
 
 import asyncio
+import os
 import random
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -21,6 +23,7 @@ from data_manager.adapters.bus.connection import NatsAccess
 from data_manager.adapters.bus.nats_server import NatsServer
 
 _names = count()
+_FROZEN_S = 10.0
 _PORTS = (12_000, 32_000)  # below what the kernel gives away by itself
 _WATCH = """
 import os, signal, sys
@@ -119,6 +122,29 @@ def free_port() -> int:
             except OSError:
                 continue
             return port
+
+
+def freeze(pid: int) -> None:
+    """SIGSTOP: sockets stay open and nobody answers. On return every thread stands: the signal reaches one of them, which
+    on a busy machine has to wait for its turn before it stops the others, and meanwhile they answer.
+    """
+    os.kill(pid, signal.SIGSTOP)
+    until = time.monotonic() + _FROZEN_S
+    while not is_frozen(pid):
+        assert time.monotonic() < until, f"process {pid} does not stop"
+        time.sleep(0.001)
+
+
+def is_frozen(pid: int) -> bool:
+    """Whether every thread of it stands."""
+    states = [file.read_text().rpartition(")")[2].split()[0] for file in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return set(states) == {"T"}
+
+
+def thaw(pid: int) -> None:
+    """SIGCONT. One that has ended meanwhile stays so."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
 
 
 def ended_with_us(pid: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,10 +83,10 @@ async def _open(settings: Settings, stack: AsyncExitStack, role: Role, *, own_se
 
     ingests = role in ("all", "ingest")
     store = await _open_rows(settings, writes=ingests)
-    stack.push_async_callback(store.close)
+    _close_with(stack, "the store", store.close)
     server = await _own_server(settings, stack) if own_server else None
     meta = await _open_metadata(settings)
-    stack.push_async_callback(meta.close)
+    _close_with(stack, "the metadata store", meta.close)
     tally = telemetry.Tally()
     reporter = Reporter(meta.keep_findings)
     name, bytes_max = settings.mongodb_db, settings.store_bytes_max
@@ -106,13 +106,24 @@ async def _open(settings: Settings, stack: AsyncExitStack, role: Role, *, own_se
     return Parts(role, store, meta, reporter, tally, metrics, databases, ingesting, working, channels=channels)
 
 
+def _close_with(stack: AsyncExitStack, what: str, close: Callable[[], Awaitable[None]]) -> None:
+    """Close it with the stack, and name it in the log if that takes long."""
+    from data_manager.services.ending import waited_for
+
+    async def close_it() -> None:
+        with waited_for(what):
+            await close()
+
+    stack.push_async_callback(close_it)
+
+
 def _open_past(settings: Settings, stack: AsyncExitStack, meta: MetadataStore) -> Past:
     """Whom the past can be asked of."""
     from data_manager.service.past import open_past
 
     past = open_past(settings, meta, _CLOCK)
     for source in past.sources:
-        stack.push_async_callback(source.close)
+        _close_with(stack, source.name, source.close)
     return past
 
 
@@ -166,7 +177,7 @@ async def _own_server(settings: Settings, stack: AsyncExitStack) -> NatsServer:
 
     server = NatsServer(settings.data_dir / "nats", port=settings.nats_own_port)
     await server.start()
-    stack.push_async_callback(server.stop)
+    _close_with(stack, "nats-server", server.stop)
     return server
 
 
@@ -211,7 +222,7 @@ async def _open_ingesting(
             show_away=losses.away,
         ),
     )
-    stack.push_async_callback(bus.close)
+    _close_with(stack, "the bus", bus.close)
     if settings.nats_mode != "jetstream":
         await _resume(store, losses, bus)
     return Ingesting(settings, store, meta, bus, losses, reporter, tally, metrics, databases, server)
@@ -225,7 +236,7 @@ def _open_feed(settings: Settings, stack: AsyncExitStack, parts: Parts) -> Feede
     assert ingesting is not None, "who feeds a bus also takes from it"
     urls = [ingesting.own_server.url] if ingesting.own_server else settings.nats_servers
     work = open_feeder(settings, nats_access(settings, urls), _CLOCK, ingesting.let_go)
-    stack.push_async_callback(work.outbox.close)
+    _close_with(stack, "the feed's outbox", work.outbox.close)
     return work
 
 

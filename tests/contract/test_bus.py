@@ -22,7 +22,18 @@ from data_manager.adapters.bus.opening import open_bus
 from data_manager.domain.errors import BadSetting, Unavailable
 from data_manager.ports import Bus, Clock, Delivery, Dropped
 from tests.conftest import eventually
-from tests.servers import SteppingClock, WallClock, access_to, client_of, free_port, fresh, own_server, running_server
+from tests.servers import (
+    SteppingClock,
+    WallClock,
+    access_to,
+    client_of,
+    free_port,
+    freeze,
+    fresh,
+    own_server,
+    running_server,
+    thaw,
+)
 
 QUIET_S = 0.05
 
@@ -245,13 +256,13 @@ async def test_stop_and_close_do_not_wait_for_a_frozen_server(tmp_path: Path, mo
         async with place.ready_bus() as bus:
             await publish(server, place.subject, numbered(100))
             taken = await take(bus, 100, ack=False)
-            server.freeze()
+            freeze(server.pid)
             async with asyncio.timeout(6.0):
                 bus.stop()
                 assert not any([batch async for batch in bus.batches(QUIET_S)])
                 await bus.ack(taken)
                 await bus.close()
-            server.thaw()
+            thaw(server.pid)
 
 
 @pytest.mark.parametrize("mode", ["jetstream", "core"])
@@ -500,14 +511,14 @@ async def test_a_server_that_falls_silent_is_noticed_and_taken_back(tmp_path: Pa
         place = Place(server, "jetstream")
         place.stream = msgspec.structs.replace(place.stream, heartbeat_s=0.2)
         async with place.ready_bus() as bus:
-            server.freeze()
+            freeze(server.pid)
 
             async def is_noticed() -> bool:
                 return not (await bus.state()).connected
 
             await eventually(is_noticed, what="the silence noticed")
             assert (await bus.state()).reason == "JetStream: no answer in time"
-            server.thaw()
+            thaw(server.pid)
             await connected(bus)
             await publish(server, place.subject, numbered(10))
             assert payloads_of(await take(bus, 10)) == numbered(10)

@@ -1,7 +1,6 @@
 """What a MySQL or MariaDB server can do to us: refuse us, be too old, lock, freeze, end and come back."""
 
 import asyncio
-import signal
 import socket
 import struct
 import time
@@ -310,7 +309,7 @@ def running(folder: Path, *options: str) -> Iterator[MySqlServer]:
     try:
         yield server
     finally:
-        server.signal(signal.SIGCONT)
+        server.thaw()
         server.kill()
 
 
@@ -337,7 +336,7 @@ async def test_a_server_that_froze_is_away_and_then_back(own_mysql: MySqlServer)
     url = await own_mysql.fresh()
     store = await open_meta(url)
     await store.keep_dead([dead(b"before")])
-    own_mysql.signal(signal.SIGSTOP)
+    own_mysql.freeze()
     began = time.monotonic()
     assert not await store.healthy()
     assert time.monotonic() - began < 3, "a probe does not wait for ever"
@@ -346,7 +345,7 @@ async def test_a_server_that_froze_is_away_and_then_back(own_mysql: MySqlServer)
         async with asyncio.timeout(10), database.reading() as connection:
             await connection.execute(text("SELECT 1"))
     await database.close()
-    own_mysql.signal(signal.SIGCONT)
+    own_mysql.thaw()
     await store.keep_dead([dead(b"after")])
     assert await store.healthy()
     await store.close()
@@ -356,7 +355,7 @@ async def test_while_a_server_is_frozen_one_question_waits_and_the_others_are_re
     own_mysql: MySqlServer,
 ) -> None:
     store = await open_meta(await own_mysql.fresh())
-    own_mysql.signal(signal.SIGSTOP)
+    own_mysql.freeze()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(1.5):
             await store.findings(limit=1)
@@ -369,7 +368,7 @@ async def test_while_a_server_is_frozen_one_question_waits_and_the_others_are_re
     with pytest.raises(Unavailable, match="does not answer"):
         async with asyncio.timeout(8.0):  # two seconds, not the ten that others wait
             await waiting
-    own_mysql.signal(signal.SIGCONT)
+    own_mysql.thaw()
     assert await Breaker("metadata", wait_max_s=0.2).call(lambda: store.findings(limit=1)) == ([], 0)
     await store.close()
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import signal
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -299,12 +298,12 @@ async def _answers(store: MongoStore) -> bool:
 async def test_a_frozen_server_is_given_up_after_the_time_an_operation_may_take(own_mongo: MongoServer) -> None:
     async with opened(own_mongo.access(patience_s=0.5, operation_s=1.0)) as store:
         await store.append(batch_of([trade(1)]))
-        own_mongo.signal(signal.SIGSTOP)
+        own_mongo.freeze()
         started = time.monotonic()
         with pytest.raises(Unavailable):
             await store.append(batch_of([trade(2)]))
         assert time.monotonic() - started < 5
-        own_mongo.signal(signal.SIGCONT)
+        own_mongo.thaw()
         await eventually(lambda: _answers(store), what="the server is found again")
         receipt = await store.append(batch_of([trade(1), trade(2)]))
         assert receipt.new + receipt.duplicate == 2

@@ -1,9 +1,7 @@
 """The cluster under fire: MongoDB, MariaDB and NATS killed under load, replicas killed and frozen, all of it twice."""
 
 import asyncio
-import os
 import random
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +15,7 @@ from tests.faults.outbox import publishing
 from tests.faults.stage import SERVERS, Stage, few_books
 from tests.faults.test_replicas import ACK_WAIT_S, busy
 from tests.mongo_server import program
+from tests.servers import freeze, thaw
 from tests.service import Service
 from tests.truth import Line, lines_of, paths_of
 
@@ -76,20 +75,20 @@ async def test_a_frozen_replica_neither_loses_nor_doubles_anything(stage: Stage,
         async with publishing(stage.nats.url, stage.some_replica, stage.next(SLICE), RATE / 2):
             frozen = dice.choice(cluster.all("ingest"))
             await busy(frozen)
-            await freeze(frozen, 1.5 * ACK_WAIT_S)
+            await rest(frozen, 1.5 * ACK_WAIT_S)
     await stage.settled(told)
     assert cluster.sum_of("rows_new_total") - before == stage.rows - rows_before, "each row is new in one replica, once"
     told(times=ROUNDS, duplicates_of_it=cluster.sum_of("rows_duplicate_total") - duplicates)
 
 
-async def freeze(service: Service, seconds: float) -> None:
-    """SIGSTOP, and SIGCONT after so long; it is ready again and has the same pid."""
+async def rest(service: Service, seconds: float) -> None:
+    """Frozen for so long; it is ready again and has the same pid."""
     pid, until_s = service.pid, time.monotonic() + seconds
-    os.kill(pid, signal.SIGSTOP)
+    freeze(pid)
     try:
         await eventually(lambda: time.monotonic() > until_s, within_s=seconds + 1)
     finally:
-        os.kill(pid, signal.SIGCONT)
+        thaw(pid)
     await all_ready([service])
     assert service.pid == pid
 

@@ -1,8 +1,6 @@
 """Two workers of the real service: whatever happens to the leader, one leads again within two terms and never two do."""
 
 import asyncio
-import os
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +13,7 @@ from tests.conftest import eventually
 from tests.faults.conftest import FULL, Told
 from tests.mongo_server import AnyServer, mongo_server
 from tests.mysql_server import MySqlServer
+from tests.servers import freeze, thaw
 from tests.service import Service
 
 __all__ = ["mongo_server"]  # a fixture
@@ -164,9 +163,9 @@ def leaderless(service: Service) -> bool:
 
 @contextmanager
 def frozen(service: Service) -> Iterator[None]:
-    """SIGSTOP, and SIGCONT at the end of the block."""
-    os.kill(service.pid, signal.SIGSTOP)
+    """It does nothing until the end of the block."""
+    freeze(service.pid)
     try:
         yield
     finally:
-        os.kill(service.pid, signal.SIGCONT)
+        thaw(service.pid)

@@ -7,8 +7,6 @@ trades, aggregate trades, book changes and candles that is claimed only where id
 absent; of the others (best bid and ask, mark prices, books, tickers) nobody can know, and so it is always claimed.
 """
 
-import os
-import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -24,7 +22,7 @@ from tests.faults.conftest import FULL, Told
 from tests.faults.losses import absences, gaps, losses_of, missing, seen, time_ms, to_replay, uncovered
 from tests.faults.replicas import held_by
 from tests.faults.streams import candle, later, payloads, recorded, trade, without_candles
-from tests.servers import own_server
+from tests.servers import freeze, own_server, thaw
 from tests.service import Service, connected, data_manager, running
 from tests.truth import Line, paths_of, rows_of
 
@@ -105,11 +103,11 @@ async def test_a_frozen_service_is_cut_off_and_says_what_it_may_have_missed(
     async with running(service), connected(server.url) as client:
         await send_gently(client, service, before)
         frozen_ms = now_ms()
-        os.kill(service.pid, signal.SIGSTOP)
+        freeze(service.pid)
         await send(client, service, unseen)
         await eventually(lambda: "Slow Consumer" in server.log_file.read_text(), what="cut off")
         thawed_ms = now_ms()
-        os.kill(service.pid, signal.SIGCONT)
+        thaw(service.pid)
         await eventually(lambda: service.figures().of("nats_reconnections_total") == 1, what="connected again")
         await send_gently(client, service, after)
         await eventually(lambda: service.figures().of("events_in_flight") == 0, what="all stored")

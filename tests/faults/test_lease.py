@@ -23,6 +23,7 @@ from data_manager.domain.errors import Unavailable
 from tests.conftest import eventually
 from tests.faults.conftest import FULL, Told
 from tests.mysql_server import MySqlServer, mysql_server, own_mysql
+from tests.servers import is_frozen
 from tests.warm import started
 
 __all__ = ["mysql_server", "own_mysql"]  # fixtures
@@ -173,7 +174,7 @@ async def test_leaders_frozen(mysql_server: MySqlServer, tmp_path: Path, told: T
             leader = await replicas.leader()
             replicas.takeovers_s.pop()
             leader.send(signal.SIGUSR1 if amid else signal.SIGSTOP)
-            await eventually(lambda leader=leader: is_stopped(leader))  # type: ignore[misc]
+            await eventually(lambda leader=leader: is_frozen(leader.process.pid))  # type: ignore[misc]
             await replicas.leader(other_than=leader.holder)
             before = await replicas.accepted()
             leader.send(signal.SIGCONT)
@@ -181,10 +182,6 @@ async def test_leaders_frozen(mysql_server: MySqlServer, tmp_path: Path, told: T
             replicas.takeovers_s.pop()
             assert len(await replicas.accepted()) > len(before)
         told(times=ROUNDS, **figures(replicas, await replicas.judge()))
-
-
-def is_stopped(replica: Replica) -> bool:
-    return Path(f"/proc/{replica.process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 async def test_a_leader_cut_off_whose_clock_is_wrong_is_refused(
@@ -212,13 +209,13 @@ async def test_the_database_away(own_mysql: MySqlServer, tmp_path: Path, told: T
             if how == "killed":
                 await asyncio.to_thread(own_mysql.kill)
             else:
-                own_mysql.signal(signal.SIGSTOP)
+                own_mysql.freeze()
             away = time.monotonic() + 1.2 * TERM_S
             await eventually(lambda away=away: time.monotonic() > away)  # type: ignore[misc]  # the term passes
             if how == "killed":
                 await asyncio.to_thread(own_mysql.start)
             else:
-                own_mysql.signal(signal.SIGCONT)
+                own_mysql.thaw()
             await replicas.leader()
         told(times=ROUNDS, **figures(replicas, await replicas.judge()))
 

@@ -1,9 +1,7 @@
 """Three replicas share one durable consumer under load; one is killed, one is frozen for longer than acks may take."""
 
 import asyncio
-import os
 import random
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -18,7 +16,7 @@ from tests.conftest import eventually
 from tests.faults.conftest import FULL, Told
 from tests.faults.replicas import STORES, Replicas
 from tests.faults.streams import payloads, recorded, trade
-from tests.servers import own_server
+from tests.servers import freeze, own_server, thaw
 from tests.service import Service, connected, drained, publish
 from tests.truth import Line, paths_of, rows_of
 
@@ -51,7 +49,7 @@ async def test_one_killed_and_one_frozen(tmp_path: Path, lines: list[Line], stor
                     await busy(killed)
                     await killed.kill()
                     await busy(frozen)
-                    again = await freeze(frozen, client)
+                    again = await rest(frozen, client)
                     assert again > 0, "nobody held anything"
                     redelivered += again
                     await killed.start()
@@ -115,7 +113,7 @@ async def busy(service: Service) -> None:
     await eventually(lambda: service.figures().of("events_in_flight") > 0, what="something in flight")
 
 
-async def freeze(service: Service, client: Client) -> int:
+async def rest(service: Service, client: Client) -> int:
     """Stop the process in mid-work for longer than its acks may take, then let it go on; it takes no harm.
 
     Returns how many messages that were on their way to somebody were given out again meanwhile.
@@ -129,11 +127,11 @@ async def freeze(service: Service, client: Client) -> int:
         again = max(again, (await js.consumer_info(*names)).num_redelivered or 0)
         return time.monotonic() > until
 
-    os.kill(pid, signal.SIGSTOP)
+    freeze(pid)
     try:
         await eventually(long_enough, within_s=30)
     finally:
-        os.kill(pid, signal.SIGCONT)
+        thaw(pid)
     await eventually(lambda: service.get("/health/readiness").status_code == 200, what="ready again")
     assert service.pid == pid
     return again

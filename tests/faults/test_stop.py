@@ -15,7 +15,7 @@ from nats.aio.client import Client
 from data_manager.adapters.bus.nats_server import NatsServer
 from tests.conftest import eventually
 from tests.faults.conftest import FULL, Told
-from tests.servers import own_server
+from tests.servers import freeze, own_server, thaw
 from tests.service import Service, connected, drained, publish, running
 from tests.truth import USDM, Line, lines_of, paths_of, rows_of
 
@@ -131,11 +131,11 @@ async def test_stopped_while_the_buss_server_is_away(
         async with connected(server.url) as client:
             await publish(client, service.subject, [line.message for line in lines])
             await eventually(lambda: has_stored(service, 1_000))
-        await server.kill() if how == "killed" else server.freeze()
+        await server.kill() if how == "killed" else freeze(server.pid)
         seconds = await stopped(service)
         told(times=1, seconds_to_stop=seconds)
         assert seconds < STOP_S
-        await server.start() if how == "killed" else server.thaw()
+        await server.start() if how == "killed" else thaw(server.pid)
         await service.start()
         async with connected(server.url) as client:
             await require_once(client, service, lines, told, twice_is_fine=True)

@@ -557,6 +557,27 @@ async def test_a_midnight_of_real_streams_has_no_hole_and_planted_ones_are_found
     await again.store.close()
 
 
+async def test_what_the_audit_of_a_span_missed_and_the_next_audit_meets_again_is_no_hole(meta: SqlMetaStore) -> None:
+    """As many rows come back as had gone, all of them long before the newest: their count says nothing."""
+    house = House(MemoryStore(), meta, at(100) + 30_000)
+    await house.hold([trade(number) for number in range(100)])
+    await house.hold([candle(number) for number in range(100)])
+    series = [TRADES, MINUTES]
+    assert (await house.auditor.run(series)).holes == ()
+    await house.store.drop(TRADES, Span(BASE_MS + 100, BASE_MS + 101))
+    await house.store.drop(MINUTES, Span(at(10), at(11)))
+    house.clock.now += 1
+    for one, span in ((TRADES, Span(BASE_MS, BASE_MS + 200)), (MINUTES, Span(at(5), at(15)))):
+        [hole] = (await house.auditor.run([one], span=span)).holes
+        assert (hole.live, hole.missing) == (True, 1)
+    await house.hold([trade(10)])
+    await house.hold([candle(10)])
+    house.clock.now += 1
+    assert (await house.auditor.run(series)).holes == ()
+    for one in series:
+        assert {entry.state for entry in (await house.truth(one)).holes} == {HoleState.HEALED}
+
+
 async def test_a_day_of_real_minutes_without_one(recordings: Path, meta: SqlMetaStore) -> None:
     """ADAUSDT of 2022-12-13: 1,440 candles, none missing; then any one of them is."""
     with gzip.open(recordings / "klines" / "binance_usdm_ADAUSDT_1m_trade_2022-12-13.csv.gz", "rt") as file:

@@ -11,7 +11,7 @@ import pytest
 from data_manager.adapters.bus.nats_server import NatsServer, find_binary
 from data_manager.domain.errors import BadSetting, Conflict, Unavailable
 from tests.conftest import eventually
-from tests.servers import client_of, own_server
+from tests.servers import client_of, freeze, own_server
 
 PARENT = """
 import asyncio, sys
@@ -93,7 +93,7 @@ def test_a_missing_binary_is_named_with_the_remedy(tmp_path: Path, monkeypatch: 
 async def test_a_frozen_server_is_killed(tmp_path: Path) -> None:
     async with own_server(tmp_path) as server:
         pid = server.pid
-        server.freeze()
+        freeze(server.pid)
         async with asyncio.timeout(5.0):
             await server.stop(within_s=0.5)
         assert pid is not None

@@ -17,6 +17,7 @@ from data_manager.ports.source import Source
 from data_manager.services.backfill import Backfiller
 from data_manager.services.backfilling.asking import Names
 from data_manager.services.backfilling.office import Office
+from data_manager.services.ending import ended
 from data_manager.services.lease import Campaign
 from data_manager.services.planning import by_cost
 from data_manager.settings import Settings
@@ -133,8 +134,7 @@ async def run_alone(
     finally:
         ending: tuple[asyncio.Task[Any], ...] = (watching, working, leading)  # jobs are laid down under the lease
         for one in ending:
-            one.cancel()
-            await asyncio.gather(one, return_exceptions=True)
+            await ended(one)
 
 
 async def _now(store: JobStore, job: Job) -> Job:

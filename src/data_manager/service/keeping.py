@@ -18,6 +18,7 @@ from data_manager.ports import Lease, MetadataStore, Records, SeriesStore
 from data_manager.service.again import Again
 from data_manager.service.auditing import conditions_of
 from data_manager.service.errand import LEASE
+from data_manager.services.ending import ended
 from data_manager.services.keeping.certify import Certifier
 from data_manager.services.keeping.days import CertifyDays
 from data_manager.services.keeping.retain import Progress, Retained, Retention
@@ -171,8 +172,7 @@ async def retain_alone(
         if not await campaign.lead(retain) or not done:
             raise Conflict(f"{campaign.status().holder or 'another'} leads, and lets rows go itself: ask it with --at")
     finally:
-        leading.cancel()
-        await asyncio.gather(leading, return_exceptions=True)
+        await ended(leading)
         await reporter.keep()
     return done[0]
 

@@ -15,7 +15,7 @@ import asyncio
 import gc
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -44,6 +44,7 @@ from data_manager.service.release import Release
 from data_manager.service.working import Working
 from data_manager.services.auditing.desk import Desk
 from data_manager.services.databases import Databases, reason_against
+from data_manager.services.ending import ended, waited_for
 from data_manager.services.health import HealthBook
 from data_manager.services.periodic import LoopLag, every
 from data_manager.services.reporting import Reporter
@@ -134,20 +135,25 @@ class Service:
             await stopping.wait()
             _log.info("stopping", waiting=self.parts.tally.in_flight)
             if self.parts.feeding is not None:
-                await self.parts.feeding.stop()
+                await _step("what the feed heard", self.parts.feeding.stop())
             if ingesting is not None and draining is not None:
-                await self._drain(ingesting, draining)
-            await self._runs.close()
-            if self._desk is not None:
-                await self._desk.close()
-            if self.parts.working is not None:
-                await self.parts.working.close()
-            for task in beside:
-                task.cancel()
+                await _step("what was pulled", self._drain(ingesting, draining))
+            await _step("work under way", self._put_back())
             for _, one, _ in servers:
                 one.should_exit = True
-            await self._say_last_findings()
-            await asyncio.wait(serving)
+            await asyncio.gather(
+                _step("what goes on beside it", ended(*beside)),
+                _step("the last findings", self._say_last_findings()),
+                _step("requests under way", asyncio.wait(serving)),
+            )
+
+    async def _put_back(self) -> None:
+        """What was asked for ends, and jobs go back to whoever leads next."""
+        await self._runs.close()
+        if self._desk is not None:
+            await self._desk.close()
+        if self.parts.working is not None:
+            await self.parts.working.close()
 
     async def _drain(self, ingesting: Ingesting, task: asyncio.Task[None]) -> None:
         ingesting.stop()
@@ -323,6 +329,12 @@ class Service:
         except TimeoutError:
             waiting = self.parts.reporter.waiting
             _log.warning("findings are not kept: the metadata store is too slow", waiting=waiting)
+
+
+async def _step(what: str, work: Awaitable[object]) -> None:
+    """Of a stop."""
+    with waited_for(what):
+        await work
 
 
 def tune_interpreter() -> None:

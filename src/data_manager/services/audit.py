@@ -214,7 +214,7 @@ class Auditor:
             error = looked.damaged[0] if looked.damaged else None
         else:
             findings = self._undone.failed(series.id, looked, error, now_ms)
-            mark = replace(truth.mark or mark, from_ms=None, anchor_key=None)  # the next one looks at everything
+            mark = _from_the_first_row(truth.mark or mark)
         change, known = entering.change(mark), entering.truth(mark)
         blank = span is not None and entering.judged_until_ms is None
         return _Outcome(
@@ -228,6 +228,7 @@ class Auditor:
             life = self._lives.get((series.market, series.symbol), EVER)
             if span is not None:
                 await self._looking.within(looked, series, span, now_ms, life)
+                looked.mark = looked.mark or _mark_after(looked.entering, truth.mark)
                 await self._crossed(series, self._crossing.enter_within(looked, series, span))
                 return None
             full = full or series.id in self._other_life or _to_be_judged_anew(truth)
@@ -398,6 +399,18 @@ class _Run:
     def _asked(self, start_ms: int, end_ms: int | None) -> bool:
         span = self._span
         return span is None or (start_ms < span.end_ms and (end_ms is None or end_ms > span.start_ms))
+
+
+def _mark_after(entering: Entering, mark: Mark | None) -> Mark | None:
+    """Of the audit of a span. What it found further back is not what the mark's count of rows was taken of: as many may
+    come by the next audit as had gone by this one."""
+    stale = mark is not None and mark.from_ms is not None and entering.changed_before(mark.from_ms)
+    return _from_the_first_row(mark) if mark is not None and stale else mark
+
+
+def _from_the_first_row(mark: Mark) -> Mark:
+    """The next audit looks at everything."""
+    return replace(mark, from_ms=None, anchor_key=None)
 
 
 def _lacks(truth: SeriesTruth, life: Life) -> bool:

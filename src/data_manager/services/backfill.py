@@ -25,6 +25,7 @@ from data_manager.ports.jobs import JobStore
 from data_manager.ports.source import Source
 from data_manager.services.backfilling.choosing import Plan
 from data_manager.services.backfilling.running import Append, NotOffered, Run, SourceFailed
+from data_manager.services.ending import ended
 from data_manager.services.planning import by_cost
 
 ENDED_MAX: Final = 10_000
@@ -125,7 +126,7 @@ class Backfiller:
 
     async def _stop(self) -> None:
         tasks, self._tasks = list(self._tasks), {}
-        await _halt(*tasks)
+        await ended(*tasks)
 
     # ---- one job -------------------------------------------------------------------------------------------------
 
@@ -138,7 +139,7 @@ class Backfiller:
             for task in done:
                 task.result()
         except asyncio.CancelledError:
-            await _halt(working, beating)
+            await ended(working, beating)
             await self._lay_down(run)
             raise
         except LeaseLost:
@@ -146,7 +147,7 @@ class Backfiller:
         except (Conflict, NotFound) as error:
             _log.info("a job was taken from us", job=job.id, series=job.series, reason=str(error))
         finally:
-            await _halt(working, beating)
+            await ended(working, beating)
             self._count(job, run.job)
 
     async def _run(self, run: Run, records: Records) -> None:
@@ -246,12 +247,6 @@ def _nobody(findings: Sequence[Finding]) -> None:
 
 def _pause_ms(job: Job, least_s: float) -> int:
     return round(1_000 * max(min(_PAUSE_S * _PAUSE_GROWS**job.failures, _PAUSE_MAX_S), least_s))
-
-
-async def _halt(*tasks: asyncio.Task[None]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)  # who asks for their outcome has it by now
 
 
 async def _keep_quietly(store: JobStore, job: Job) -> None:

@@ -12,6 +12,7 @@ import structlog
 from msgspec import Struct
 
 from data_manager.domain.errors import Conflict, DataManagerError, NotFound
+from data_manager.services.ending import ended
 
 PATIENCE_S: Final = 10.0
 """So long at most a request waits for its own work."""
@@ -82,10 +83,7 @@ class Runs(Generic[T]):
 
     async def close(self) -> None:
         """End what is under way."""
-        under_way = [run for run, _ in self._runs.values() if not run.done()]
-        for run in under_way:
-            run.cancel()
-        await asyncio.gather(*under_way, return_exceptions=True)
+        await ended(*(run for run, _ in self._runs.values()))
 
 
 async def _done(work: Callable[[Tell], Awaitable[T]], tell: Tell) -> T:

@@ -349,7 +349,7 @@ class Settings:
     metrics_host: str = a_host("127.0.0.1", "Address the Prometheus metrics listen on.")
     metrics_port: int = a_port(9090, "Port of the Prometheus metrics; 0 takes any free one.")
     drain_timeout_s: float = a_setting(
-        5.0,
+        4.0,
         "How long a stop may take to store what was already taken from the bus.",
         unit="s",
         at_least=0.1,

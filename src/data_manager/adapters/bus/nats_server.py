@@ -114,14 +114,6 @@ class NatsServer:
         """SIGKILL: no farewell, nothing flushed."""
         await self._end(signal.SIGKILL, _KILL_S)
 
-    def freeze(self) -> None:
-        """SIGSTOP: the sockets stay open and nobody answers. For fault tests."""
-        self._signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """SIGCONT."""
-        self._signal(signal.SIGCONT)
-
     def _spawn(self, binary: Path) -> subprocess.Popen[bytes]:
         with _locked(self.folder / "lock") as lock, self.log_file.open("ab") as log:
             self._log_begins = log.tell()
@@ -153,10 +145,6 @@ class NatsServer:
                 return False
             await asyncio.sleep(_POLL_S)
         return True
-
-    def _signal(self, which: signal.Signals) -> None:
-        if self._process is not None:
-            self._process.send_signal(which)
 
     async def _come_up(self) -> None:
         deadline = asyncio.get_running_loop().time() + _START_S

@@ -162,6 +162,11 @@ class Entering:
         ]
         return min(undecided, default=None)
 
+    def changed_before(self, ms: int) -> bool:
+        """Whether an entry of the ledger that begins before that is new, differs, or is no more."""
+        gone = [self.before[number] for number in self.before.keys() - self._ledger.keys()]
+        return any(one.start_ms < ms for one in (*self._written.values(), *gone))
+
     def change(self, mark: Mark) -> TruthChange:
         """What to write."""
         return TruthChange(
