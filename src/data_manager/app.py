@@ -92,9 +92,9 @@ async def _open(settings: Settings, stack: AsyncExitStack, role: Role, *, own_se
     name, bytes_max = settings.mongodb_db, settings.store_bytes_max
     databases = Databases(store, meta, settings.metadata_kind, _CLOCK, name=name, bytes_max=bytes_max)
     working = None
-    if role in ("all", "work"):
+    past = None if role == "ingest" else _open_past(settings, stack, meta)
+    if past is not None and role != "api":
         writes = ingests or settings.rows_url is not None  # the embedded store has one writer
-        past = _open_past(settings, stack, meta)
         working = Working(settings, store, meta, reporter, databases, past, writes=writes)
     metrics = telemetry.TallyMetrics(tally)
     ingesting = None
@@ -103,7 +103,10 @@ async def _open(settings: Settings, stack: AsyncExitStack, role: Role, *, own_se
     knows_a_bus = ingests or server is not None or settings.nats_url is not None
     urls = [server.url] if server else settings.nats_servers
     channels = alert_channels(settings, nats_access(settings, urls) if knows_a_bus else None)
-    return Parts(role, store, meta, reporter, tally, metrics, databases, ingesting, working, channels=channels)
+    sources = None if past is None else past.sources
+    return Parts(
+        role, store, meta, reporter, tally, metrics, databases, ingesting, working, channels=channels, sources=sources
+    )
 
 
 def _close_with(stack: AsyncExitStack, what: str, close: Callable[[], Awaitable[None]]) -> None:

@@ -6,7 +6,7 @@
 Every route that is here works; what later releases bring is a 404 until then.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,7 @@ from data_manager.api.truth import Truth, truth_routes
 from data_manager.api.truth_views import view_routes
 from data_manager.domain.retention import Days
 from data_manager.ports import Clock, Records, SeriesStore
+from data_manager.ports.source import Source
 from data_manager.services.auditing.desk import Desk
 from data_manager.services.backfilling.office import Office
 from data_manager.services.conditions import Conditions
@@ -59,6 +60,7 @@ class Components:
 
     reads: whether the routes that read rows are there; liveness, readiness and the other figures are always.
     desk: takes requests for audits; None where the role does not audit. backfills: whether requests for jobs are taken.
+    sources: whom backfill will ask; None: not known here.
     """
 
     store: SeriesStore
@@ -80,6 +82,7 @@ class Components:
     reads: bool = True
     role: str = "all"
     backfills: bool = True
+    sources: Sequence[Source] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +126,7 @@ def create_app(components: Components, limits: Limits | None = None) -> FastAPI:
         *finding_routes(components.meta, components.market),
         *backfill_routes(
             Backfill(
-                Office(components.meta, components.clock, components.conditions.life_of),
+                Office(components.meta, components.clock, components.conditions.life_of, components.sources),
                 components.market,
                 components.backfills,
             )

@@ -54,26 +54,27 @@ async def errand(
 ) -> list[Job]:
     """Enter the jobs, and run them where no service does; as they stand then. wait: also for what a service does.
 
-    open_store raises StoreLocked while a service writes it. The sources are opened only where jobs are run here: their
-    budget and their downloads are those of one process. Raises BadQuery for what cannot be asked for; nothing was
+    open_store raises StoreLocked while a service writes it. The sources are asked only where jobs are run here: their
+    budget and their downloads are those of one process. Raises BadQuery for what nobody can be asked for; nothing was
     entered then.
     """
-    jobs = await _enter(meta, asked)
+    sources = open_sources()
+    jobs = await _enter(meta, sources, asked)
     if settings.rows_url is not None and not wait:
         return jobs  # a cluster's services run them
     try:
         store = await open_store()
     except StoreLocked:
         return await watched(meta, jobs, tell) if wait else jobs
-    return await run_alone(settings, store, meta, open_sources(), jobs, tell)
+    return await run_alone(settings, store, meta, sources, jobs, tell)
 
 
-async def _enter(meta: MetadataStore, asked: Asked) -> list[Job]:
+async def _enter(meta: MetadataStore, sources: Sequence[Source], asked: Asked) -> list[Job]:
     lives = {(one.market, one.symbol): one.life for one in await meta.lives()}
-    office = Office(meta, CLOCK, lambda series: lives.get((series.market, series.symbol), EVER))
-    names = Names(start="--start", end="--end")
+    office = Office(meta, CLOCK, lambda series: lives.get((series.market, series.symbol), EVER), sources)
+    names = Names(dataset="series", start="--start", end="--end")
     for series in asked.series:
-        office.check(series, asked.start_ms, asked.end_ms, names)
+        office.check(series, asked.start_ms, asked.end_ms, asked.source, names)
     return [
         await office.ask(
             one, asked.start_ms, asked.end_ms, by="cli", priority=asked.priority, source=asked.source, names=names

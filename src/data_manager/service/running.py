@@ -34,6 +34,7 @@ from data_manager.domain.errors import NotFound
 from data_manager.domain.retention import parse_days
 from data_manager.ports import MetadataStore, SeriesStore
 from data_manager.ports.alerts import Channel
+from data_manager.ports.source import Source
 from data_manager.service import figures
 from data_manager.service.again import Again
 from data_manager.service.auditing import auditor_of, conditions_of
@@ -75,6 +76,7 @@ class Parts(NamedTuple):
     working: Working | None
     feeding: Feeder | None = None
     channels: Sequence[Channel] = ()  # by which alerts leave
+    sources: Sequence[Source] | None = None  # of the past; None where the role takes no requests for it
 
 
 class Service:
@@ -220,6 +222,7 @@ class Service:
                 runs=self._runs,
                 role=self.parts.role,
                 backfills=self.settings.enable_backfiller,
+                sources=self.parts.sources,
                 ingest=self._ingest_facts,
                 databases=self._database_facts,
                 connections=self._connection_facts,

@@ -46,9 +46,9 @@ def offered_candles(gate: Gate, wanted: Wanted, now_ms: int) -> Sequence[Offer]:
 
 
 def offered_mark_prices(gate: Gate, wanted: Wanted, now_ms: int) -> Sequence[Offer]:
-    """One mark price at the end of every minute that is over."""
+    """One mark price at the end of every minute that is over, where there are contracts."""
     end_ms = floor_open_ms(_venue_ms(gate, now_ms) - SETTLED_AFTER_MS, "1m")
-    span = _within(wanted.span, EARLIEST_MS, end_ms)
+    span = _within(wanted.span, EARLIEST_MS, end_ms) if gate.venue.has_mark_prices else None
     return _candles(gate, "rest:markPriceKlines", span, MINUTE_MS, times=2, coarse=True)
 
 

@@ -37,6 +37,7 @@ class Venue(Struct, frozen=True, kw_only=True):
     trade_wall_ms: WallMs
     trades_need_key: bool = True
     has_funding: bool = True
+    has_mark_prices: bool = True
 
 
 def _futures_candle_weight(limit: int) -> int:
@@ -68,6 +69,7 @@ VENUES: Final[dict[str, Venue]] = {
         market="spot", path="/api/v3/", setting="BINANCE_API_BASE_URL", pool="spot", weight_per_minute=6_000,
         candle_weight=lambda limit: 2, candle_page=1_000, aggregate_weight=4, aggregate_wall_ms=None,
         trade_page=1_000, trade_weight=25, trade_wall_ms=None, trades_need_key=False, has_funding=False,
+        has_mark_prices=False,
     ),
 }  # fmt: skip
 """Every market we can ask, by its name."""

@@ -13,7 +13,9 @@ from data_manager.domain.job import Choice, Job, JobState, Target
 from data_manager.domain.span import Span
 from data_manager.ports import Clock
 from data_manager.ports.jobs import JobStore
+from data_manager.ports.source import Source
 from data_manager.services.backfilling.asking import PRIORITY, LifeOf, Names, new_job, span_asked
+from data_manager.services.backfilling.offering import require_offer
 
 _TRIES: Final = 20  # while others change the same job
 
@@ -21,10 +23,18 @@ _TRIES: Final = 20  # while others change the same job
 class Office:
     """Takes requests. life_of: when rows of a series can exist, as far as is known."""
 
-    def __init__(self, store: JobStore, clock: Clock, life_of: LifeOf = lambda series: EVER) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        clock: Clock,
+        life_of: LifeOf = lambda series: EVER,
+        sources: Sequence[Source] | None = None,
+    ) -> None:
+        """sources: who will be asked; None: it is not known here, and a job finds out what nobody has."""
         self._store = store
         self._clock = clock
         self._life_of = life_of
+        self._sources = sources
 
     async def ask(
         self,
@@ -38,13 +48,19 @@ class Office:
         names: Names | None = None,
     ) -> Job:
         """The job that fetches this: a new one, or the open one that covers it. Raises BadQuery as check does."""
-        span, now_ms = self.check(series, start_ms, end_ms, names), self._clock.now_ms()
+        span, now_ms = self.check(series, start_ms, end_ms, source, names), self._clock.now_ms()
         wanted = [Target(span.start_ms, span.end_ms)]
         return await self._store.submit_job(new_job(series, wanted, now_ms, by=by, priority=priority, source=source))
 
-    def check(self, series: Series, start_ms: int, end_ms: int, names: Names | None = None) -> Span:
-        """What a job would fetch. Raises BadQuery where that is not what was meant, or nothing."""
-        return span_asked(series, start_ms, end_ms, self._clock.now_ms(), self._life_of(series), names)
+    def check(
+        self, series: Series, start_ms: int, end_ms: int, source: Choice = "auto", names: Names | None = None
+    ) -> Span:
+        """What a job would fetch. Raises BadQuery where that is not what was meant, or nobody has anything of it."""
+        now_ms = self._clock.now_ms()
+        span = span_asked(series, start_ms, end_ms, now_ms, self._life_of(series), names)
+        if self._sources is not None:
+            require_offer(self._sources, series, span, now_ms, source, names or Names())
+        return span
 
     async def job(self, job_id: str) -> Job:
         """The job with that id. Raises NotFound."""
