@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -328,7 +329,8 @@ async def rows_of(url: str, question: str) -> list[dict[str, Any]]:
 def finding(at: int = 0, **other: Any) -> Finding:
     given = {"kind": FindingKind.SILENCE, "series": "um.trade.BTCUSDT", "stream": "trade", "severity": "warning"}
     given |= {"start_ms": NOW_MS + at, "found_ms": NOW_MS + at, "evidence": {"last_event_ms": NOW_MS, "why": None}}
-    return found(**{**given, **other})
+    version = other.pop("version", None)
+    return msgspec.structs.replace(found(**{**given, **other}), version=version)
 
 
 async def all_findings(store: SqlMetaStore, **wanted: Any) -> list[Finding]:
@@ -399,6 +401,24 @@ def test_versions_meet_in_any_order_and_nothing_goes_back(given: list[Finding], 
         assert held.resolved_ms == max((v.resolved_ms for v in given if v.resolved_ms is not None), default=None)
         assert held.end_ms == max((v.end_ms for v in given if v.end_ms is not None), default=None)
         assert held.evidence in [v.evidence for v in given if rank(v)[0] == rank(best)[0]]
+
+
+async def test_of_what_may_shrink_or_come_back_the_highest_version_stands(meta: SqlMetaStore) -> None:
+    whole = finding(end_ms=NOW_MS + 9, evidence={"missing": 9}, version=4)
+    part = msgspec.structs.replace(whole, start_ms=NOW_MS + 3, end_ms=NOW_MS + 5, evidence={"missing": 2}, version=5)
+    over = part.resolved(NOW_MS + 20, NOW_MS + 20)
+    again = msgspec.structs.replace(whole, found_ms=NOW_MS + 30, version=7)
+    for told, held in [
+        (whole, whole),
+        (part, part),
+        (whole, part),
+        (over, over),
+        (part.resolved(NOW_MS + 21, NOW_MS), part.resolved(NOW_MS + 21, NOW_MS)),
+        (again, again),
+        (over, again),
+    ]:
+        await meta.keep_findings([told])
+        assert await all_findings(meta) == [held]
 
 
 async def test_what_grows_says_how_much_in_its_newest_version(meta: SqlMetaStore) -> None:
@@ -629,7 +649,7 @@ async def test_a_url_that_cannot_work_is_refused_without_its_password(url: str) 
     [
         (dead_letters, count_again, ["received_ms", "first_received_ms", "kept_bytes"]),
         (datasets, if_newer, ["updated_ms"]),
-        (findings, advance, ["end_ms", "resolved_ms"]),
+        (findings, advance, ["end_ms", "resolved_ms", "version"]),
     ],
 )
 def test_mysql_changes_a_column_only_after_it_was_compared(table: Table, merge: Merge, compared: list[str]) -> None:

@@ -641,6 +641,12 @@ async def test_whatever_breaks_an_audit_leaves_the_series_unverified(
     await house.holes()
     assert await house.covered(MINUTES) == [(at(0), at(51), "pass")]
     assert [one.open for one in house.told if one.kind is told.kind] == [True, False], "the next one resolves it"
+    store.error = error
+    house.clock.now += 60_000
+    await house.auditor.run(full=True)
+    await meta.keep_findings(house.told)
+    [again], _ = await meta.findings(limit=10, open_only=True)
+    assert (again.id, again.found_ms) == (told.id, house.clock.now), "told again although it was over once"
 
 
 async def test_rows_that_cannot_be_read_are_quarantined_and_all_around_them_is_audited(
@@ -1025,3 +1031,47 @@ async def test_a_judge_that_cannot_be_read_takes_nothing_from_what_it_would_have
     assert done.failed == (MINUTES.id,)
     assert house.auditor.failures["cross-check Corrupt"] == 1
     assert {one[2] for one in await house.covered(FIVES)} == {"pass"}
+
+
+# ── Findings and ledger ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("told_from_ms", [0, 3 * MINUTE_MS])
+async def test_the_findings_that_stand_are_the_holes_that_do(
+    store: SeriesStore, meta: SqlMetaStore, told_from_ms: int
+) -> None:
+    """However rows come late and vanish again: trimmed, split, healed, open once more."""
+    house = House(store, meta, at(500), told_from_ms=told_from_ms)
+    held = set(range(400)) - set(range(50, 60)) - {100, 101, 102} - set(range(200, 220))
+    await house.hold(minutes(held))
+    steps = [(), (50, 51, 209, 210), (101, 59), (100, 102, *range(200, 209)), (52, 53, 54, 55, 56)]
+    for back in [*steps, *((-minute,) for minute in (100, 101, 102, 57)), *steps]:
+        for minute in back:
+            if minute < 0:
+                await store.drop(MINUTES, Span(at(-minute), at(-minute + 1)))
+            else:
+                await house.hold(minutes([minute]))
+        await house.auditor.run(full=True)
+        await meta.keep_findings(house.told)
+        house.told.clear()
+        house.clock.now += MINUTE_MS
+        standing, _ = await meta.findings(limit=1_000, kind=FindingKind.HOLE, open_only=True)
+        holes = (await house.truth(MINUTES)).holes
+        live = [one for one in holes if one.live and one.state is not HoleState.SUSPECTED]
+        assert {(one.id, one.start_ms, one.end_ms, one.evidence["missing"]) for one in standing} == {
+            (one.id, one.start_ms, one.end_ms, one.missing) for one in live if one.end_ms - one.start_ms >= told_from_ms
+        }
+
+
+async def test_more_holes_than_are_told_at_once_are_all_over_when_they_are(
+    store: SeriesStore, meta: SqlMetaStore
+) -> None:
+    house = House(store, meta, at(2_000))
+    for end in (500, 1_000):
+        await house.hold(minutes(range(end - 500, end, 2)))
+        await house.holes()
+    assert len(house.told) == 400
+    await house.hold(minutes(range(1, 1_000, 2)), origin="job:7")
+    await house.auditor.run(full=True)
+    await meta.keep_findings(house.told)
+    assert await meta.findings(limit=1, open_only=True) == ([], 0)

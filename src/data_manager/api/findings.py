@@ -10,7 +10,7 @@ from data_manager.api.errors import REFUSALS
 from data_manager.api.listing import Pagination, part_of, part_words
 from data_manager.api.routing import Endpoint, Reply, answered, asked_by
 from data_manager.domain.errors import BadQuery
-from data_manager.domain.finding import FindingKind, kind_named
+from data_manager.domain.finding import FindingKind, facts, kind_named
 from data_manager.ports import MetaStore
 
 
@@ -51,7 +51,7 @@ def finding_routes(meta: MetaStore, market: str) -> list[Endpoint]:
             open_only=is_open is True,
             resolved_only=is_open is False,
         )
-        return answered(part.listed(found, total))
+        return answered(part.listed([facts(one) for one in found], total))
 
     return [
         Endpoint(

@@ -33,7 +33,7 @@ def findings(
     from data_manager import app
     from data_manager.domain.dataset import parse_series
     from data_manager.domain.datasets import DATASETS
-    from data_manager.domain.finding import kind_named
+    from data_manager.domain.finding import facts, kind_named
 
     async def ask() -> "tuple[list[Finding], int]":
         async with app.metadata(in_force) as meta:
@@ -53,7 +53,7 @@ def findings(
     page, total = asyncio.run(ask())
     if as_json:
         pagination = {"limit": limit, "offset": offset, "total": total, "has_more": offset + len(page) < total}
-        say_json({"data": page, "pagination": pagination})
+        say_json({"data": [facts(one) for one in page], "pagination": pagination})
         return
     say_table(("found", "severity", "kind", "of", "from", "to", "state", "evidence"), [_line(one) for one in page])
     typer.echo(f"{len(page)} of {total}", err=True)

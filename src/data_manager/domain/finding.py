@@ -52,6 +52,9 @@ def kind_named(word: str) -> FindingKind:
 class Finding(Struct, frozen=True, kw_only=True):
     """One thing that is wrong with one series, with one stream (event type), or with all we take (both None).
 
+    What only grows or ends is told without version: who knows more is believed. What an audit tells may shrink, or be
+    there again after it was over: there the higher version is believed, whatever it says.
+
     The span is half open; end_ms is None while it lasts. Its instants are our clock's, but for drops of a known series:
     these are in the time of the dataset (Dataset.time), so that the same span can be asked of a source.
     """
@@ -66,6 +69,7 @@ class Finding(Struct, frozen=True, kw_only=True):
     evidence: Evidence
     found_ms: int
     resolved_ms: int | None = None  # when it was put right or passed; None: open
+    version: int | None = None  # of what was known of the series when it was told
 
     def __post_init__(self) -> None:
         assert self.end_ms is None or self.end_ms > self.start_ms, "a span holds an instant"
@@ -79,6 +83,12 @@ class Finding(Struct, frozen=True, kw_only=True):
         """The version of it that is over: it lasted until end_ms, unless its end was known before."""
         known = self.end_ms if self.end_ms is not None else max(end_ms, self.start_ms + 1)
         return replace(self, end_ms=known, resolved_ms=now_ms)
+
+
+def facts(finding: Finding) -> dict[str, str | int | Evidence | None]:
+    """A finding as it stands in answers: the version is between us and the store."""
+    told = {name: getattr(finding, name) for name in Finding.__struct_fields__ if name != "version"}
+    return {**told, "kind": finding.kind.value}
 
 
 def found(

@@ -47,6 +47,7 @@ SWEEP_MS: Final = DAY_MS
 PAGE_ROWS: Final = 500_000
 _AT_ONCE: Final = 500  # series in one write
 _AT_ONCE_S: Final = 2.0  # so long at most what was audited waits for it
+_AGAIN_MAX: Final = 5  # times a series is audited again because somebody else entered it first
 _WORKERS: Final = 6  # some are judged while others wait for the store
 _DROPS_MAX: Final = 10_000
 _log = structlog.get_logger(__name__)
@@ -143,7 +144,7 @@ class Auditor:
         """Audit these series (None: all that are held), by default what changed since the last time.
 
         full: all of each, values too. span: only that stretch. truth: where to write instead, such as under a lease.
-        Raises NotFound for a series of which nothing was ever held, Conflict when another auditor came first twice,
+        Raises NotFound for a series of which nothing was ever held, Conflict when other auditors came first again and again,
         and Unavailable when a store is away; what was audited by then is kept.
         """
         async with self._turn:
@@ -206,10 +207,12 @@ class Auditor:
             entering.lost(said.lost)
         entering.disputed(said.disputed)
         mark = looked.mark or truth.mark or Mark(looked_ms=0, swept_ms=0)
-        lost = [] if truth.unreadable is None else self._undone.unreadable(series.id, truth.unreadable, now_ms)
+        lost, version = [], entering.version
+        if truth.unreadable is not None:
+            lost = self._undone.unreadable(series.id, truth.unreadable, now_ms, version)
         if error is None:
             told = changes_of(series.id, entering, truth.flaws, now_ms, self._told_from_ms)
-            damage = self._undone.damaged(series.id, looked.damaged, now_ms)
+            damage = self._undone.damaged(series.id, looked.damaged, now_ms, version)
             findings = [*told, *damage, *self._undone.done(series.id, entering, now_ms)]
             error = looked.damaged[0] if looked.damaged else None
         else:
@@ -355,18 +358,33 @@ class _Run:
                 self._away = one.error
 
     async def _write(self) -> None:
-        """Enter what waits; where somebody else came first, audit these series once more."""
+        """Enter what waits; where somebody else came first, each series by itself."""
         waiting, self._waiting = self._waiting, []
         try:
             await self._truth.keep_truths([one.change for one in waiting])
         except Conflict as error:
             if type(error) is not Conflict:
                 raise
-            await self._auditor._refresh(one.series.id for one in waiting)
-            waiting = [await self._one(one.series) for one in waiting]
-            await self._truth.keep_truths([one.change for one in waiting])
+            for one in waiting:
+                self._entered(await self._entered_alone(one))
+            return
         for one in waiting:
             self._entered(one)
+
+    async def _entered_alone(self, one: _Outcome) -> _Outcome:
+        """Enter it; as often as somebody else came first, audit the series again."""
+        for _ in range(_AGAIN_MAX):
+            try:
+                await self._truth.keep_truths([one.change])
+            except Conflict as error:
+                if type(error) is not Conflict:
+                    raise
+            else:
+                return one
+            await self._auditor._refresh([one.series.id])
+            one = await self._one(one.series)
+        await self._truth.keep_truths([one.change])
+        return one
 
     def _entered(self, one: _Outcome) -> None:
         auditor = self._auditor

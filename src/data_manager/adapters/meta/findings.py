@@ -27,20 +27,31 @@ async def keep(connection: AsyncConnection, given: Sequence[Finding], rows_max: 
 
 
 def advance(held: Any, new: Any) -> Mapping[str, Any]:
-    """A version meets the one that is held: who is resolved knows more, and who ends later; then who comes later."""
+    """A version meets the one that is held: the higher one stands, and of one that is no higher the one told later.
+
+    Without a version, who is resolved knows more, and who ends later; then who comes later. Found is when it was found
+    first, or again after it was over.
+    """
 
     def rank(row: Any, name: str) -> Any:
         return func.coalesce(row[name], _NONE)
 
+    numbered = new["version"].is_not(None)
+    later = and_(numbered, rank(new, "version") >= rank(held, "version"))
+    earlier = and_(numbered, ~later)
     same = rank(new, "resolved_ms") == rank(held, "resolved_ms")
-    later = rank(new, "resolved_ms") > rank(held, "resolved_ms")
-    knows_more = or_(later, and_(same, rank(new, "end_ms") >= rank(held, "end_ms")))
+    over = rank(new, "resolved_ms") > rank(held, "resolved_ms")
+    knows_more = or_(over, and_(same, rank(new, "end_ms") >= rank(held, "end_ms")))
+    again = and_(later, held["resolved_ms"].is_not(None), new["resolved_ms"].is_(None))
+
+    def advanced(name: str, is_news: ColumnElement[bool]) -> Any:
+        return case((later, new[name]), (earlier, held[name]), (is_news, new[name]), else_=held[name])
+
     return {
-        **{name: case((knows_more, new[name]), else_=held[name]) for name in ("severity", "evidence")},
-        **{
-            name: case((rank(new, name) > rank(held, name), new[name]), else_=held[name])
-            for name in ("end_ms", "resolved_ms")
-        },
+        "found_ms": case((again, new["found_ms"]), else_=held["found_ms"]),
+        **{name: advanced(name, knows_more) for name in ("severity", "evidence")},
+        **{name: advanced(name, rank(new, name) > rank(held, name)) for name in ("end_ms", "resolved_ms")},
+        **{name: case((later, new[name]), else_=held[name]) for name in ("start_ms", "version")},
     }
 
 

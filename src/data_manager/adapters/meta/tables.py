@@ -26,7 +26,7 @@ from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.sql.dml import Insert
 from sqlalchemy.types import TypeDecorator
 
-REVISION: Final = "0018"
+REVISION: Final = "0019"
 """The revision these tables belong to: the newest of migrations/versions."""
 
 MYSQL: Final[dict[str, Any]] = {
@@ -115,6 +115,7 @@ findings = Table(
     Column("found_ms", BigInteger, nullable=False),
     Column("resolved_ms", BigInteger),
     Column("evidence", Text, nullable=False),  # a JSON object
+    Column("version", BigInteger),  # of what was known of the series; NULL: who knows more is believed
     # Newest first: of all, of a kind, of a series, of those that are open.
     Index("idx_findings_found", "found_ms", "id"),
     Index("idx_findings_kind", "kind", "found_ms", "id"),

@@ -56,6 +56,11 @@ class Entering:
         self._written: dict[str, LedgerEntry] = {}
 
     @property
+    def version(self) -> int:
+        """Of the series as it stands once this is written."""
+        return self._truth.version + 1
+
+    @property
     def ledger(self) -> list[LedgerEntry]:
         """All entries as they stand now, in order of time."""
         return sorted(self._ledger.values(), key=lambda entry: entry.start_ms)
@@ -185,7 +190,7 @@ class Entering:
         """The series as it stands once the change is written."""
         return SeriesTruth(
             series=self._truth.series,
-            version=self._truth.version + 1,
+            version=self.version,
             mark=mark,
             coverage=tuple(self.coverage),
             flaws=tuple(self.flaws),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import structlog
+from msgspec.structs import replace
 
 from data_manager.domain.condition.coverage import Result
 from data_manager.domain.errors import Corrupt, DamagedRows
@@ -50,25 +51,25 @@ class Undone:
         span = looked.span or _all_of(looked.entering, now_ms)
         looked.entering.enter_unknown(span)
         kind = FindingKind.CORRUPT if isinstance(error, Corrupt) else FindingKind.UNAUDITED
-        finding = not_done(name, span, kind, str(error) or type(error).__name__, now_ms)
+        finding = not_done(name, span, kind, str(error) or type(error).__name__, now_ms, looked.entering.version)
         self._open.setdefault(name, []).append(finding)
         return [finding]
 
-    def unreadable(self, name: str, why: str, now_ms: int) -> list[Finding]:
+    def unreadable(self, name: str, why: str, now_ms: int, version: int) -> list[Finding]:
         """What was known of a series could not be read, so all of it was audited anew: it is over when it is told."""
         self.failures[Corrupt.__name__] += 1
         _log.error("what was known of a series cannot be read: it is audited anew", series=name, reason=why)
-        finding = not_done(name, Span(now_ms - 1, now_ms), FindingKind.CORRUPT, why, now_ms)
+        finding = not_done(name, Span(now_ms - 1, now_ms), FindingKind.CORRUPT, why, now_ms, version)
         return [finding.resolved(now_ms, now_ms)]
 
-    def damaged(self, name: str, damaged: Sequence[DamagedRows], now_ms: int) -> list[Finding]:
+    def damaged(self, name: str, damaged: Sequence[DamagedRows], now_ms: int, version: int) -> list[Finding]:
         """Rows that cannot be read, amid others that were audited: told unless that stands already."""
         known = {one.id for one in self._open.get(name, ())}
         news = []
         for one in damaged:
             self.failures[type(one).__name__] += 1
             _log.error("rows cannot be read", series=name, start_ms=one.start_ms, end_ms=one.end_ms, reason=str(one))
-            finding = not_done(name, Span(one.start_ms, one.end_ms), FindingKind.CORRUPT, str(one), now_ms)
+            finding = not_done(name, Span(one.start_ms, one.end_ms), FindingKind.CORRUPT, str(one), now_ms, version)
             if finding.id not in known:
                 news.append(finding)
         if news:
@@ -86,7 +87,7 @@ class Undone:
             (stand if still else over).append(one)
         if stand:
             self._open[name] = stand
-        return [one.resolved(now_ms, now_ms) for one in over]
+        return [replace(one.resolved(now_ms, now_ms), version=entering.version) for one in over]
 
 
 def _all_of(entering: Entering, now_ms: int) -> Span:
