@@ -634,7 +634,8 @@ async def test_commits_are_on_the_disk_and_readers_beside_writers(tmp_path: Path
 @pytest.mark.parametrize(
     "url",
     ["", "meta.db", "postgresql://u:hunter2@h/db", "mysql://u:hunter2@h:port/db", "sqlite://", "sqlite:///:memory:",
-     "mongodb://u:hunter2@h/db", "mysql://u:hunter2@h", "://hunter2@"],
+     "mongodb://u:hunter2@h/db", "mysql://u:hunter2@h", "://hunter2@", "mysql://u:hunter2@h:99999/db",
+     "mysql://u:hunter2@h:0/db"],
 )  # fmt: skip
 async def test_a_url_that_cannot_work_is_refused_without_its_password(url: str) -> None:
     for attempt in (open_meta, migrate):

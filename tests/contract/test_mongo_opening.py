@@ -86,7 +86,14 @@ async def test_a_url_that_is_none(url: str) -> None:
     assert "percent-encoded" in str(error)
 
 
-@pytest.mark.parametrize("name", ["a b", "", "a/b", "a$b", "a.b"])
+async def test_an_option_that_nobody_knows_is_not_left_out_in_silence() -> None:
+    for option in ("replicSet=rs0", "readPreference=nearby"):
+        error = await refusal(MongoAccess(url=f"mongodb://user:{ENCODED}@host/?w=1&{option}", database="petrosa"))
+        assert error.name == "MONGODB_URL"
+        assert f"among w, {option.partition('=')[0]}" in str(error)
+
+
+@pytest.mark.parametrize("name", ["a b", "", "a/b", "a$b", "a.b", "admin", "config", "local"])
 async def test_a_database_name_that_is_none(mongo_server: AnyServer, name: str) -> None:
     assert (await refusal(MongoAccess(url=mongo_server.url, database=name))).name == "MONGODB_DB"
 

@@ -7,7 +7,7 @@ import itertools
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -21,16 +21,17 @@ from data_manager.adapters.store.embedded import EmbeddedStore
 from data_manager.domain.batch import STREAM, Batch, pack
 from data_manager.domain.condition.coverage import Result
 from data_manager.domain.condition.partition import Life
-from data_manager.domain.condition.truth import SeriesTruth
+from data_manager.domain.condition.truth import SeriesTruth, TruthChange
 from data_manager.domain.dataset import Series
 from data_manager.domain.datasets import BY_EVENT, DATASETS
-from data_manager.domain.errors import Corrupt, NotFound, Unavailable
+from data_manager.domain.errors import Conflict, Corrupt, NotFound, Unavailable
 from data_manager.domain.events import BookTicker, Event, Number
 from data_manager.domain.finding import Finding, FindingKind, found
 from data_manager.domain.holes.ledger import HoleState, LedgerEntry
 from data_manager.domain.holes.life import SymbolLife
 from data_manager.domain.span import Span
 from data_manager.ports import SeriesStore
+from data_manager.ports.truth import TruthStore
 from data_manager.services.audit import Auditor
 from data_manager.services.auditing.entering import RULE_VERSION
 from data_manager.services.auditing.looking import Crossed
@@ -714,6 +715,32 @@ async def test_two_auditors_at_once_come_to_one_result(store: SeriesStore, meta:
     await asyncio.gather(house.auditor.run(), other.run(), house.auditor.run(full=True), return_exceptions=True)
     assert await house.holes() == [(at(7), at(8))]
     assert len((await house.truth(MINUTES)).holes) == 1
+
+
+class Overtaken:
+    """Whoever enters something here is overtaken so many times by another auditor, who enters the same."""
+
+    def __init__(self, meta: SqlMetaStore, other: Auditor, times: int) -> None:
+        self._meta, self._other, self._times = meta, other, times
+
+    async def keep_truths(self, changes: Sequence[TruthChange]) -> None:
+        if self._times:
+            self._times -= 1
+            await self._other.run(full=True)
+        await self._meta.keep_truths(changes)
+
+
+async def test_who_is_overtaken_again_and_again_comes_to_his_result_all_the_same(
+    store: SeriesStore, meta: SqlMetaStore
+) -> None:
+    house = House(store, meta, at(50) + 20_000)
+    await house.hold(minutes(set(range(50)) - {7}))
+    await house.hold([trade(number) for number in (*range(1, 9), *range(10, 20))])
+    overtaken = cast("TruthStore", Overtaken(meta, house.new(), times=4))
+    done = await house.auditor.run(full=True, truth=overtaken)
+    assert (done.audited, done.failed, len(done.holes)) == (2, (), 2)
+    with pytest.raises(Conflict):  # not for ever
+        await house.auditor.run(full=True, truth=cast("TruthStore", Overtaken(meta, house.new(), times=99)))
 
 
 async def test_a_clock_that_is_set_back_takes_nothing_back(store: SeriesStore, meta: SqlMetaStore) -> None:

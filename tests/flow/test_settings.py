@@ -11,6 +11,7 @@ from sqlalchemy import make_url
 
 from data_manager import settings
 from data_manager.domain.dataset import MARKETS
+from data_manager.service.access import mongo_access
 from data_manager.settings import BadSettings, Settings, describe, load, read, warnings
 
 NAMES = [name.upper() for name in settings.SETTINGS]
@@ -63,6 +64,8 @@ def test_flags_are_written_in_several_ways(text: str, value: bool) -> None:
         ("NATS_STREAM", "market.events", "letters, digits, _ or -"),
         ("META_URL", "postgres://host/db", "like sqlite:////folder/file or mysql://"),
         ("API_HOST", "127.0.0.1:8000/x", "an address or host name"),
+        ("MYSQL_HOST", "db:3306", "one host name or address such as db1, 10.0.0.5 or ::1, without its port"),
+        ("MONGODB_HOST", "one,two", "one host name or address"),
         ("STORE_MEMORY_BYTES", "1", "from 1048576 to"),
         ("NATS_CREDS_FILE", "~0/nats.creds", "a file: there is no user ~0"),
     ],
@@ -156,6 +159,20 @@ def test_the_rows_are_embedded_unless_a_mongodb_is_named() -> None:
     assert load({"MONGODB_HOST": "db", "MONGODB_URL": "mongodb+srv://x"}).rows_url == "mongodb+srv://x"
 
 
+@pytest.mark.parametrize("host", ["::1", "[::1]", "fe80::a:b"])
+def test_an_ipv6_address_is_taken_with_and_without_brackets(host: str) -> None:
+    found = load({"MYSQL_HOST": host, "MONGODB_HOST": host})
+    assert make_url(found.metadata_url).host == mongo_access(found).host == host.strip("[]")
+    assert parse_uri(str(found.rows_url))["nodelist"] == [(host.strip("[]"), 27017)]
+    assert mongo_access(found).where == f"database petrosa_data_manager on [{host.strip('[]')}]:27017"
+
+
+def test_what_kubernetes_says_of_services_named_as_our_servers_is_none_of_our_ports() -> None:
+    injected = {"MYSQL_PORT": "tcp://10.96.0.7:3306", "MONGODB_PORT": "tcp://10.96.0.8:27017"}
+    assert (load(injected).mysql_port, load(injected).mongodb_port) == (3306, 27017)
+    assert warnings(injected) == []
+
+
 def test_drivers_read_a_login_as_it_was_given() -> None:
     user, password = "svc.data@corp", "a b+c%d:/?#é"
     login = {
@@ -189,6 +206,13 @@ def test_a_misspelt_variable_is_noticed_and_a_foreign_one_is_not() -> None:
     assert warnings({"ANALYTICS_INTERVAL": "9"}) == ["ANALYTICS_INTERVAL is set, but this version does not read it"]
     assert warnings({"PATH": "x", "HOME": "x", "NATS_PORT": "tcp://10.0.0.1:4222", "XDG_DATA_DIRS": "x"}) == []
     assert warnings(dict.fromkeys(NAMES, "x")) == []
+
+
+def test_a_login_without_a_server_is_noticed() -> None:
+    [said] = warnings({"MYSQL_USER": "us", "MYSQL_DB": "ours"})
+    assert said == "MYSQL_DB is set, but no server is named: set MYSQL_HOST, which has no default"
+    assert "MONGODB_HOST" in warnings({"MONGODB_PASSWORD": "x"})[0]
+    assert warnings({"MYSQL_USER": "us", "META_URL": "sqlite:///x"}) == []
 
 
 def test_the_markets_are_those_of_the_domain() -> None:

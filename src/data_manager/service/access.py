@@ -19,7 +19,7 @@ def mongo_access(settings: Settings) -> MongoAccess:
     return MongoAccess(
         database=settings.mongodb_db,
         url=settings.mongodb_url or "",
-        host=settings.mongodb_host or "localhost",
+        host=(settings.mongodb_host or "localhost").strip("[]"),
         port=settings.mongodb_port,
         user=settings.mongodb_user or "",
         password=settings.mongodb_password or "",

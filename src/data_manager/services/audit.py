@@ -144,8 +144,8 @@ class Auditor:
         """Audit these series (None: all that are held), by default what changed since the last time.
 
         full: all of each, values too. span: only that stretch. truth: where to write instead, such as under a lease.
-        Raises NotFound for a series of which nothing was ever held, Conflict when other auditors came first again and again,
-        and Unavailable when a store is away; what was audited by then is kept.
+        Raises NotFound for a series of which nothing was ever held, Conflict when other auditors came first again
+        and again, and Unavailable when a store is away; what was audited by then is kept.
         """
         async with self._turn:
             wanted = await self._wanted(series)

@@ -40,6 +40,12 @@ def a_host(default: str, meaning: str) -> Any:
     return a_setting(default, meaning, pattern=r"[A-Za-z0-9.:_-]+", valid=valid)
 
 
+def a_server(meaning: str, port: str) -> Any:
+    pattern = r"[A-Za-z0-9._-]+|[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*|\[[0-9A-Fa-f:.]+\]"
+    valid = f"must be one host name or address such as db1, 10.0.0.5 or ::1, without its port: that is {port}"
+    return a_setting(None, meaning, unset="none", pattern=pattern, valid=valid)
+
+
 def a_name(default: str, meaning: str) -> Any:
     return a_setting(default, meaning, pattern=r"[A-Za-z0-9_-]{1,64}", valid="must be 1 to 64 letters, digits, _ or -")
 

@@ -21,6 +21,7 @@ from data_manager.settings.declaring import (
     a_login,
     a_name,
     a_port,
+    a_server,
     a_setting,
     a_size,
     an_address,
@@ -62,7 +63,7 @@ class Settings:
         pattern=r"(mysql|mariadb)(\+\w+)?://.+",
         valid="must be like mysql://user:password@host:3306/database",
     )
-    mysql_host: str | None = a_login("Host of the MySQL or MariaDB server that holds the metadata.")
+    mysql_host: str | None = a_server("Host of the MySQL or MariaDB server that holds the metadata.", "MYSQL_PORT")
     mysql_port: int = a_port(3306, "Its port.", at_least=1)
     mysql_user: str = a_setting(
         "root", "User there.", pattern=r"\S{1,80}", valid="must be 1 to 80 signs without a space"
@@ -78,7 +79,7 @@ class Settings:
         pattern=r"mongodb(\+srv)?://.+",
         valid="must be like mongodb://user:password@host:27017/?replicaSet=rs0",
     )
-    mongodb_host: str | None = a_login("Host of the MongoDB that holds the rows.")
+    mongodb_host: str | None = a_server("Host of the MongoDB that holds the rows.", "MONGODB_PORT")
     mongodb_port: int = a_port(27017, "Its port.", at_least=1)
     mongodb_user: str | None = a_login("User there.")
     mongodb_password: str | None = a_login("Password there.", secret=True)
@@ -431,7 +432,7 @@ def _login_of(user: str, password: str | None) -> str:
 
 
 def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"[{host.strip('[]')}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 SETTINGS: dict[str, Setting] = {one.name: one.metadata["setting"] for one in fields(Settings)}

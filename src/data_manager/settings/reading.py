@@ -45,7 +45,7 @@ def _given(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Field and text of every variable of ours that is set to something."""
     for name in SETTINGS:
         text = environ.get(name.upper(), "").strip()
-        if text:
+        if text and not (name.endswith("_port") and _OF_KUBERNETES.fullmatch(text)):
             yield name, text
 
 
@@ -134,9 +134,22 @@ def warnings(environ: Mapping[str, str]) -> list[str]:
             found.append(f"{name} is set, but this version does not read it")
         elif close:
             found.append(f"{name} is set, but nothing reads it: did you mean {close[0]}?")
-    return found
+    return [*found, *_without_a_server(environ)]
 
 
+def _without_a_server(environ: Mapping[str, str]) -> Iterator[str]:
+    """Logins of a server that is not named: what was meant for it goes into the files in DATA_DIR."""
+    given = {name.upper() for name, _ in _given(environ)}
+    for kind, naming in (
+        ("MYSQL", ("META_URL", "MYSQL_URI", "MYSQL_HOST")),
+        ("MONGODB", ("MONGODB_URL", "MONGODB_HOST")),
+    ):
+        parts = sorted(given & {f"{kind}_{part}" for part in ("PORT", "USER", "PASSWORD", "DB")})
+        if parts and given.isdisjoint(naming):
+            yield f"{parts[0]} is set, but no server is named: set {kind}_HOST, which has no default"
+
+
+_OF_KUBERNETES = re.compile(r"(tcp|udp)://\S+:\d+")  # beside a service named mysql every pod is told its MYSQL_PORT
 _OF_THE_PREDECESSOR = re.compile(
     r"(POSTGRES|RAW_QUERY)_\w+|BINANCE_API_SECRET"
     r"|ENABLE_(ANALYTICS|LEADER_ELECTION)"

@@ -226,6 +226,10 @@ def _url(text: str) -> URL:
         raise BadSetting(_SETTING, "(not shown)", _RULE) from None  # the cause would show the password
     if url.database in (None, "", ":memory:"):
         raise BadSetting(_SETTING, _name(url), f"names no database: META_URL or MYSQL_URI {_RULE}")
+    if url.port is not None and not 0 < url.port < 65_536:
+        raise BadSetting(
+            _SETTING, _name(url), f"has port {url.port}, and ports end at 65535: META_URL or MYSQL_URI {_RULE}"
+        )
     return url if url.get_backend_name() == "sqlite" else mysql.speaking(url, _name(url))
 
 
@@ -233,7 +237,7 @@ def _name(url: URL) -> str:
     """What messages call it: no user, no password, no options."""
     if url.get_backend_name() == "sqlite":
         return str(url.database).removeprefix("file:")
-    return f"{url.host or 'localhost'}:{url.port or 3306}/{url.database or ''}"
+    return f"{url.host or 'localhost'}:{3306 if url.port is None else url.port}/{url.database or ''}"
 
 
 def _on_connect(engine: AsyncEngine, name: str) -> None:

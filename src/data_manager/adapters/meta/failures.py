@@ -51,16 +51,17 @@ _SQLITE: dict[int, tuple[Kind, str]] = {
 }
 _NO_RIGHTS = (
     "refuses this user: grant it SELECT, INSERT, UPDATE and DELETE on this database, and for migrations also CREATE, "
-    "ALTER, INDEX and DROP; or name the database it belongs to in MYSQL_URI"
+    "ALTER, INDEX and DROP; or name the database it belongs to in MYSQL_URI or MYSQL_DB"
 )
 _NO_ENTRY = (
-    "refuses this user and password: check MYSQL_URI; an account that asks for encryption needs ?ssl_ca=/path/to/ca.pem"
+    "refuses this user and password: check MYSQL_URI, or MYSQL_USER and MYSQL_PASSWORD; an account that asks for "
+    "encryption needs MYSQL_URI with ?ssl_ca=/path/to/ca.pem"
 )
 _NO_WAY_IN = (
     "has this user log in by a plugin that it does not load, or our driver does not know: ALTER USER it to the "
     "server's default, such as caching_sha2_password"
 )
-_CHANGED_SIDE = "is read-only: point MYSQL_URI to the primary"
+_CHANGED_SIDE = "is read-only: point MYSQL_URI or MYSQL_HOST to the primary"
 _TOO_MANY = "takes no more connections: raise max_connections, or run fewer replicas"
 _LOST = "broke off the connection: it stops, or a server between closed it"
 
@@ -74,7 +75,7 @@ _MYSQL: dict[int, tuple[Kind, str]] = {
     1044: (Forbidden, _NO_RIGHTS),
     1045: (Refused, _NO_ENTRY),
     1047: (Unavailable, "has a node that is not ready: wait until the cluster has formed"),
-    1049: (Refused, "does not exist: CREATE DATABASE it, or name another one in MYSQL_URI"),
+    1049: (Refused, "does not exist: CREATE DATABASE it, or name another one in MYSQL_URI or MYSQL_DB"),
     1053: (Unavailable, _LOST),
     1054: (Unavailable, _OUTDATED),
     1114: (Unavailable, _FULL),

@@ -94,7 +94,9 @@ def connect(dialect: Any, arguments: Any, options: Any, name: str) -> Any:
     except dialect.loaded_dbapi.InternalError as error:
         if error.args and isinstance(error.args[0], int):
             raise
-        raise Refused(f"metadata database {name} is no MySQL server: check host and port in MYSQL_URI") from error
+        raise Refused(
+            f"metadata database {name} is no MySQL server: check MYSQL_URI, or MYSQL_HOST and MYSQL_PORT"
+        ) from error
 
 
 def objection(version: str, sql_mode: str) -> str | None:

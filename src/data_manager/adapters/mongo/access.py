@@ -8,9 +8,11 @@ keep other things than they accept.
 from __future__ import annotations
 
 import re
+import warnings
 from contextlib import suppress
 from secrets import token_hex
 from typing import Any
+from urllib.parse import parse_qsl
 
 import structlog
 from bson.codec_options import CodecOptions, DatetimeConversion
@@ -35,6 +37,7 @@ Collection = AsyncCollection[Document]
 
 _log = structlog.get_logger(__name__)
 _CANARY_INDEX = "dm_canary"
+_OF_THE_SERVER = ("admin", "config", "local")
 _CONNECT_MS = 5_000  # a connection, encrypted, from far away
 
 
@@ -64,7 +67,12 @@ class MongoAccess(Struct, frozen=True, kw_only=True):
     def where(self) -> str:
         """Database and servers, as messages name them: without login, options or path."""
         servers = re.sub(r"^mongodb(\+srv)?://", "", self.url).rpartition("@")[2] if self.url else ""
-        return f"database {self.database} on {re.split('[/?]', servers)[0] or f'{self.host}:{self.port}'}"
+        return f"database {self.database} on {re.split('[/?]', servers)[0] or f'{self.node}:{self.port}'}"
+
+    @property
+    def node(self) -> str:
+        """host as it stands before a port."""
+        return f"[{self.host}]" if ":" in self.host else self.host
 
 
 class Abilities(Struct, frozen=True, kw_only=True):
@@ -112,19 +120,25 @@ async def connect(access: MongoAccess) -> tuple[Client, Database, Abilities]:
 
 def _client(access: MongoAccess) -> Client:
     login: dict[str, Any] = {"username": access.user, "password": access.password} if access.user else {}
-    place: dict[str, Any] = {"host": access.url} if access.url else {"host": access.host, "port": access.port, **login}
+    place: dict[str, Any] = {"host": access.url} if access.url else {"host": access.node, "port": access.port, **login}
     try:
-        return AsyncMongoClient(
-            **place,
-            tz_aware=True,
-            datetime_conversion=DatetimeConversion.DATETIME_MS,
-            uuidRepresentation="standard",
-            appname="petrosa-data-manager",
-            serverSelectionTimeoutMS=round(access.patience_s * 1000),
-            connectTimeoutMS=_CONNECT_MS,
-            socketTimeoutMS=round(access.operation_s * 1000),
-            maxPoolSize=access.connections_max,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # of an option that it does not know, and would leave out
+            return AsyncMongoClient(
+                **place,
+                tz_aware=True,
+                datetime_conversion=DatetimeConversion.DATETIME_MS,
+                uuidRepresentation="standard",
+                appname="petrosa-data-manager",
+                serverSelectionTimeoutMS=round(access.patience_s * 1000),
+                connectTimeoutMS=_CONNECT_MS,
+                socketTimeoutMS=round(access.operation_s * 1000),
+                maxPoolSize=access.connections_max,
+            )
+    except UserWarning:
+        options = ", ".join(dict(parse_qsl(access.url.partition("?")[2], keep_blank_values=True)))
+        rule = f"has an option that the driver does not know, or whose value it cannot use, among {options}"
+        raise BadSetting("MONGODB_URL", _shown(access, "MONGODB_URL"), rule) from None
     except (PyMongoError, ValueError, TypeError):
         pass  # the driver's message may quote a password, and so may its traceback
     name = "MONGODB_URL" if access.url else "MONGODB_HOST"
@@ -137,6 +151,8 @@ def _client(access: MongoAccess) -> Client:
 
 def _database(client: Client, access: MongoAccess) -> Database:
     options: CodecOptions[Document] = client.codec_options
+    if access.database in _OF_THE_SERVER:
+        raise BadSetting("MONGODB_DB", access.database, "belongs to the server itself: name a database of ours")
     durable = WriteConcern(w="majority", j=True, wtimeout=round(access.operation_s * 800))  # it says so before we stop
     try:
         return client.get_database(access.database, codec_options=options, write_concern=durable)

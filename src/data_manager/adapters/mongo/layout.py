@@ -33,6 +33,7 @@ LIVE = f"{OURS}.live"
 REVISIONS = f"{OURS}.revisions"
 CANARY = f"{OURS}.canary"
 LAYOUT = f"{OURS}.layout"
+OF_THE_HOUSE = (LIVE, REVISIONS, CANARY, LAYOUT)  # what they hold are no rows of a series
 FORMAT = 1
 
 _BARE_MARKET = "um"

@@ -32,7 +32,16 @@ from data_manager.adapters.mongo.access import (
 from data_manager.adapters.mongo.documents import decode, encode
 from data_manager.adapters.mongo.errors import waiting
 from data_manager.adapters.mongo.indexes import Drift
-from data_manager.adapters.mongo.layout import LIVE, REVISIONS, Document, collection_of, ids_of, keys_between, rows_of
+from data_manager.adapters.mongo.layout import (
+    LIVE,
+    OF_THE_HOUSE,
+    REVISIONS,
+    Document,
+    collection_of,
+    ids_of,
+    keys_between,
+    rows_of,
+)
 from data_manager.adapters.mongo.live import keep_live, live_row
 from data_manager.adapters.mongo.undisturbed import all_of, undisturbed
 from data_manager.adapters.mongo.writing import Rows, keep, version_of
@@ -286,8 +295,9 @@ class MongoStore:
         """See SeriesStore.sizes. Of our database alone, so that a login needs no more than readWrite on it."""
         with waiting(self.where):
             stats = await self._database.command("dbStats")
+            no_rows = sum([await self._database[name].estimated_document_count() for name in OF_THE_HOUSE])
         return StoreSizes(
-            rows=int(stats["objects"]),
+            rows=max(0, int(stats["objects"]) - no_rows),
             data_bytes=int(stats["dataSize"]),
             storage_bytes=int(stats["storageSize"]),
             index_bytes=int(stats["indexSize"]),
