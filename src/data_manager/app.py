@@ -75,6 +75,7 @@ async def run(
 
 
 async def _open(settings: Settings, stack: AsyncExitStack, role: Role, *, own_server: bool) -> Parts:
+    from data_manager.adapters.counting import count_calls
     from data_manager.service.channels import alert_channels
     from data_manager.service.running import Parts
     from data_manager.service.working import Working
@@ -88,6 +89,9 @@ async def _open(settings: Settings, stack: AsyncExitStack, role: Role, *, own_se
     meta = await _open_metadata(settings)
     _close_with(stack, "the metadata store", meta.close)
     tally = telemetry.Tally()
+    metrics = telemetry.TallyMetrics(tally)
+    count_calls(metrics.calls, store.kind, store, SeriesStore)
+    count_calls(metrics.calls, settings.metadata_kind, meta, MetadataStore)
     reporter = Reporter(meta.keep_findings)
     name, bytes_max = settings.mongodb_db, settings.store_bytes_max
     databases = Databases(store, meta, settings.metadata_kind, _CLOCK, name=name, bytes_max=bytes_max)
@@ -96,7 +100,6 @@ async def _open(settings: Settings, stack: AsyncExitStack, role: Role, *, own_se
     if past is not None and role != "api":
         writes = ingests or settings.rows_url is not None  # the embedded store has one writer
         working = Working(settings, store, meta, reporter, databases, past, writes=writes)
-    metrics = telemetry.TallyMetrics(tally)
     ingesting = None
     if ingests:
         ingesting = await _open_ingesting(settings, stack, store, meta, reporter, tally, metrics, databases, server)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 import sys
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from itertools import accumulate
+from typing import Literal, get_args
 
 import numpy as np
 import structlog
@@ -19,10 +21,12 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from data_manager.domain.errors import Rejected
+from data_manager.domain.errors import Rejected, Undecodable
 from data_manager.ports import BusState, Receipt
+from data_manager.ports.bus import ErrorType
 
 _REFUSED_OF_MAX = 256  # of more series at once it is the stream that is wrong, and counted too
+_CALL_S = (0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0)
 _TOOK_MS = np.array([1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 30_000])
 
 
@@ -96,25 +100,71 @@ class Tally:
         return self.received.total() + self.dropped
 
 
+class Calls:
+    """How often each store was asked what, with what success, and how long it took: whoever asks calls note()."""
+
+    def __init__(self) -> None:
+        self._outcomes: Counter[tuple[str, str, str]] = Counter()  # by database, operation and status
+        self._took: defaultdict[tuple[str, str], _Seconds] = defaultdict(_Seconds)
+
+    def note(self, database: str, operation: str, seconds: float, *, succeeded: bool) -> None:
+        """One call is over."""
+        self._outcomes[database, operation, "success" if succeeded else "error"] += 1
+        self._took[database, operation].add(seconds)
+
+    def collect(self) -> Iterator[Metric]:
+        """Both families."""
+        counted = CounterMetricFamily(
+            "data_manager_database_operations", "Questions to the stores.", labels=["database", "operation", "status"]
+        )
+        for labels, count in self._outcomes.items():
+            counted.add_metric(labels, count)
+        yield counted
+        took = HistogramMetricFamily(
+            "data_manager_database_operation_duration_seconds", "Until answered.", labels=["database", "operation"]
+        )
+        for asked, seconds in self._took.items():
+            took.add_metric(asked, seconds.buckets(), seconds.sum)
+        yield took
+
+
+class _Seconds:
+    """A histogram: counts up to each of the bounds, the last beyond all of them."""
+
+    __slots__ = ("counts", "sum")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(_CALL_S) + 1)
+        self.sum = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.counts[bisect_left(_CALL_S, seconds)] += 1
+        self.sum += seconds
+
+    def buckets(self) -> list[tuple[str, float]]:
+        return list(zip([*map(str, _CALL_S), "+Inf"], accumulate(self.counts), strict=True))
+
+
 class TallyMetrics:
     """A Prometheus collector over a tally; the names are the predecessor's where it had one."""
 
     def __init__(self, tally: Tally) -> None:
         self._tally = tally
+        self.calls = Calls()
         self.bus: BusState | None = None  # as last asked for; the app refreshes it
         self.more: list[Callable[[], Iterable[Metric]]] = []  # figures of other parts of the process
 
     def collect(self) -> Iterator[Metric]:
         """All families, at the moment of the scrape."""
         tally = self._tally
-        yield _counter("messages_received", "Events received from the bus.", "event_type", _with_raw(tally))
-        yield _counter("messages_processed", "Events stored, new or known.", "event_type", _processed(tally))
-        failed = CounterMetricFamily(
-            "data_manager_messages_failed", "Events that went to the dead letters.", labels=["event_type", "error_type"]
+        yield _counter(
+            "messages_received",
+            "Events from the bus, also those let go; raw: messages.",
+            "event_type",
+            _received(tally),
         )
-        for (event_type, reason), count in tally.rejected.items():
-            failed.add_metric([event_type, reason], count)
-        yield failed
+        yield _counter("messages_processed", "Events stored, new or known.", "event_type", _processed(tally))
+        yield _failed(tally)
         yield _counter("messages_ignored", "Messages that are no market data.", "reason", tally.ignored)
         for outcome in ("new", "changed", "duplicate"):
             yield _counter(
@@ -140,12 +190,26 @@ class TallyMetrics:
                 "data_manager_lag_seconds", "Our clock minus the venue's, event stored last.", tally.lag_ms / 1000
             )
         yield from _bus_metrics(self.bus)
+        yield from self.calls.collect()
         for families in self.more:
             yield from families()
 
 
-def _with_raw(tally: Tally) -> Counter[str]:
-    return Counter({"raw": tally.messages, **tally.received})
+def _received(tally: Tally) -> Counter[str]:
+    """Every message as raw, and every event by its type; nobody read what was dropped: its type is unknown."""
+    return tally.received + Counter({"raw": tally.messages, "unknown": tally.dropped})
+
+
+def _failed(tally: Tally) -> Metric:
+    """error_type: the predecessor's words, so that what was built on them goes on; reason: ours, which say more."""
+    family = CounterMetricFamily(
+        "data_manager_messages_failed",
+        "Events that went to the dead letters.",
+        labels=["event_type", "error_type", "reason"],
+    )
+    for (event_type, reason), count in tally.rejected.items():
+        family.add_metric([event_type, "json_decode" if reason == Undecodable.reason else "processing", reason], count)
+    return family
 
 
 def _processed(tally: Tally) -> Counter[str]:
@@ -179,7 +243,8 @@ def _bus_metrics(state: BusState | None) -> Iterator[Metric]:
     if state is not None:
         yield CounterMetricFamily("data_manager_nats_reconnections", "Reconnections to the bus.", state.reconnects)
         errors = CounterMetricFamily("data_manager_nats_errors", "Errors of the bus connection.", labels=["type"])
-        errors.add_metric(["general"], state.errors)
+        for error_type in get_args(ErrorType):
+            errors.add_metric([error_type], state.errors_by_type.get(error_type, 0))
         yield errors
         if state.pending is not None:
             yield GaugeMetricFamily(

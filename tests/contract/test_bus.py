@@ -729,6 +729,7 @@ async def test_an_absence_is_told_as_a_drop_of_unknown_size(tmp_path: Path) -> N
                 return (await bus.state()).reconnects == 1
 
             await eventually(is_back, what="connected again")
+            assert (await bus.state()).errors_by_type["connection"] >= 1
             (absence,) = bus.drops()
             assert absence.count == 0
             assert absence.first_ms <= heard_ms < absence.last_ms <= clock.at_ms

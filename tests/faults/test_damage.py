@@ -32,7 +32,7 @@ async def test_keys_that_cannot_be_read_stop_nobody_else(tmp_path: Path, told: T
             await feed(server.url, service, [event(99_000, "BTCUSDT")])
             figures = service.figures()
             figures.require_law()
-            assert figures.of("messages_failed_total", error_type="damaged") == 2
+            assert figures.of("messages_failed_total", reason="damaged") == 2
             assert figures.of("rows_new_total") == 2
             assert (
                 sorted((letter["reason"], letter["count"]) for letter in dead_letters(service)) == [("damaged", 1)] * 2

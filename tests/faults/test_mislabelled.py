@@ -115,7 +115,7 @@ async def test_books_with_the_label_of_another_are_quarantined(
             await service.require({**expected, f"spot.depth.{own}": depth_rows(published.books[own])})
             figures = service.figures()
             figures.require_law()
-            assert figures.of("messages_failed_total", error_type="mislabelled") == others
+            assert figures.of("messages_failed_total", reason="mislabelled") == others
             assert figures.of("messages_failed_total") == others
             require_letters(service, {symbol: len(books) for symbol, books in published.books.items() if symbol != own})
             finding = await raised(service, f"spot.depth.{own}")

@@ -55,7 +55,7 @@ async def test_one_in_a_hundred_is_garbage(tmp_path: Path, lines: list[Line], tr
             figures.require_law()
             assert figures.of("messages_failed_total") == len(bad), f"seed {seed}"
             by_reason = Counter(reason for _, reason, _ in bad)
-            assert {reason: figures.of("messages_failed_total", error_type=reason) for reason in by_reason} == by_reason
+            assert {reason: figures.of("messages_failed_total", reason=reason) for reason in by_reason} == by_reason
             await service.require(rows_of(lines))
             require_letters(service, bad)
             assert service.get("/health/readiness").status_code == 200

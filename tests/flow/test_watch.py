@@ -384,6 +384,7 @@ def test_parse_errors_of_a_series_name_it_though_none_of_its_events_was_ever_kep
     raised = {(one.series, one.stream): one for one in bench.seconds(5)}
     assert raised.keys() == {(ETH, "trade"), (None, "trade")}
     assert {str(one.evidence) for one in raised.values()} == {str({"invalid": 6})}
+    assert [(fact["series"], fact["state"]) for fact in bench.watch.series_facts()] == [(ETH, "unknown")]
     assert what(bench.seconds(65)) == [(PARSE_ERRORS, ETH, False), (PARSE_ERRORS, None, False)]
 
 
@@ -651,6 +652,7 @@ async def test_events_that_overflow_are_findings_and_with_what_is_stored_they_ar
         await ingest(ports, Buffer("um", DATASET_OF, tally, Limits()))
         await bus.close()
     assert (tally.dropped, tally.new["trade"], tally.missing(), tally.oldest_unflushed_ms) == (n - 50, 50, 0, None)
+    assert tally.messages == n, "raw is every message"
     assert spans(let.findings()) == [(BTC, 0, n - 51, (n - 50) // 2), (ETH, 1, n - 50, (n - 50) // 2)]
     assert [fact["events"] for fact in watch.series_facts()] == [25, 25]
 

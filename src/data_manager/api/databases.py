@@ -69,6 +69,7 @@ class Bus(BaseModel):
     pending: int | None
     reconnects: int
     errors: int
+    errors_by_type: Annotated[dict[str, int], Field(description="connection, subscription, general; absent: none.")]
     dropped: int
 
 

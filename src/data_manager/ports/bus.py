@@ -15,6 +15,10 @@ class Delivery(Struct, frozen=True, gc=False):
     token: str = ""
 
 
+ErrorType = Literal["connection", "subscription", "general"]
+"""Connections that failed or ended; those on which we could not be given messages; what else the driver told of."""
+
+
 class BusState(Struct, frozen=True, kw_only=True):
     """What a bus knows of itself, for readiness and metrics. None where this kind of bus cannot know."""
 
@@ -24,6 +28,7 @@ class BusState(Struct, frozen=True, kw_only=True):
     pending: int | None = None  # stored by the server and not yet delivered, or here and not yet handed over
     reconnects: int = 0
     errors: int = 0
+    errors_by_type: dict[ErrorType, int] = {}
     dropped: int = 0  # messages a bus without memory had to let go since the start
 
 

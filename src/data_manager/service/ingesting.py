@@ -37,7 +37,7 @@ CLOCK = SystemClock()
 _STATE_S = 2.0
 _STATS_LINE_S = 60.0
 _WATCH_S = 1.0
-_NOTHING_PARSES = 100  # events that all had to be rejected since the start: something is wrong with the feed or with us
+_NOTHING_PARSES = 20  # events that all had to be rejected since the start: something is wrong with the feed or with us
 _log = structlog.get_logger(__name__)
 
 

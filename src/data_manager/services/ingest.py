@@ -104,7 +104,9 @@ async def ingest(ports: Ports, buffer: Buffer) -> None:
 def note_drops(ports: Ports, tally: Tally) -> None:
     """Count what the bus let go, and pass it on."""
     if drops := ports.bus.drops():
-        tally.dropped += sum(drop.count for drop in drops)
+        count = sum(drop.count for drop in drops)
+        tally.messages += count
+        tally.dropped += count
         ports.let_go(drops)
 
 

@@ -157,19 +157,20 @@ class Watch:
 
     def _fact(self, slot: int, series: Series) -> dict[str, str | int | None]:
         event_ms = int(self._subjects.event_ms[slot])
-        state: Literal["silent", "stale", "live"] = (
-            "silent"
-            if self._verdicts[FindingKind.SILENCE].is_raised(slot)
-            else "stale"
-            if self._verdicts[FindingKind.STALE].is_raised(slot)
-            else "live"
-        )
         return {
             "series": series.id,
             "last_event_ms": event_ms if event_ms >= 0 else None,
             "events": int(self._subjects.rows[slot]),
-            "state": state,
+            "state": self._state(slot),
         }
+
+    def _state(self, slot: int) -> Literal["silent", "stale", "live", "unknown"]:
+        """unknown: nothing of it could be stored yet."""
+        if self._verdicts[FindingKind.SILENCE].is_raised(slot):
+            return "silent"
+        if self._verdicts[FindingKind.STALE].is_raised(slot):
+            return "stale"
+        return "live" if self._subjects.heard_s[slot] > -np.inf else "unknown"
 
     def _listen(self, away: str | None) -> None:
         """Count the time since the last judgement, unless we could not have heard anything in it."""

@@ -7,6 +7,7 @@ to a dead connection (inboxes, pull requests, half-written acks) can be mistaken
 import asyncio
 import random
 import ssl
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from importlib.util import find_spec
@@ -21,6 +22,7 @@ from nats.aio.client import Client
 from nats.js.errors import APIError
 
 from data_manager.domain.errors import BadSetting, Unavailable
+from data_manager.ports.bus import ErrorType
 
 CLIENT_NAME: Final = "petrosa-data-manager-consumer"
 
@@ -126,9 +128,10 @@ class NatsConnection:
         self.connected = False  # a session is ready for work
         self.reason: str | None = "not connected yet"
         self.reconnects = 0
-        self.errors = 0
+        self.errors: Counter[ErrorType] = Counter()
         self._urls = access.urls
         self._failures = 0
+        self._trouble: ErrorType = "connection"  # what it is when the session ends now
         self._was_up = False
         self._keeper: asyncio.Task[None] | None = None
         self._closing = False
@@ -146,6 +149,7 @@ class NatsConnection:
             self.reconnects += 1
         _log.info("nats connected", servers=self.access.shown, reconnects=self.reconnects)
         self._was_up, self.connected, self.reason, self._failures = True, True, None, 0
+        self._trouble = "connection"
 
     def lose(self) -> None:
         """The connection is not to be used any more."""
@@ -185,7 +189,7 @@ class NatsConnection:
         """One connection, from opening to its end, which is always Unavailable or worse."""
         async with opened(self.access, self._urls, self._on_error) as (client, closed):
             self._learn(client)
-            self.client = client
+            self.client, self._trouble = client, "subscription"
             try:
                 await _until_closed(session(client), closed)
             finally:
@@ -193,7 +197,8 @@ class NatsConnection:
         raise Unavailable(f"connection to {self.access.shown} lost")
 
     async def _on_error(self, error: Exception) -> None:
-        self.errors += 1
+        if self.client is not None:  # else it tells of an attempt, which is counted when it ends
+            self.errors["general"] += 1
         _log.debug("nats error", error=str(error), kind=type(error).__name__)
 
     def _down(self, reason: str) -> None:
@@ -201,6 +206,8 @@ class NatsConnection:
             _log.warning("nats away", reason=reason)
         self.reason = reason
         self._failures += 1
+        self.errors[self._trouble] += 1
+        self._trouble = "connection"
 
     def _give_up_maybe(self) -> None:
         most = self.access.reconnect_attempts_max

@@ -81,7 +81,8 @@ class NatsCore(NatsBus):
             connected=it.connected,
             reason=it.reason,
             reconnects=it.reconnects,
-            errors=it.errors,
+            errors=it.errors.total(),
+            errors_by_type=dict(it.errors),
             dropped=self._bounded.dropped,
         )
 

@@ -89,7 +89,8 @@ class NatsJetStream(NatsBus):
             durable=True,
             pending=None if pending is None else pending + len(self._arrivals.waiting),
             reconnects=it.reconnects,
-            errors=it.errors,
+            errors=it.errors.total(),
+            errors_by_type=dict(it.errors),
             dropped=self._discarded.total,
         )
 

@@ -111,7 +111,12 @@ class AutoBus:
         """See Bus. Not durable until it is known to be."""
         if self._bus is not None:
             return await self._bus.state()
-        return BusState(connected=False, reason=self._connection.reason, errors=self._connection.errors)
+        return BusState(
+            connected=False,
+            reason=self._connection.reason,
+            errors=self._connection.errors.total(),
+            errors_by_type=dict(self._connection.errors),
+        )
 
     async def close(self) -> None:
         """See Bus."""
