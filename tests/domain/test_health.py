@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from data_manager.domain.datasets import DATASETS
 from data_manager.domain.health import (
     WEIGHTS,
+    ErrorBudget,
     Freshness,
     Overall,
     cadence,
@@ -166,3 +167,4 @@ def test_an_error_budget_is_spent_by_what_is_missing() -> None:
     assert broken is not None
     assert broken.left < 0
     assert error_budget(0.999, None) is None
+    assert error_budget(99.9 / 100, 49 / 50) == ErrorBudget(0.999, 0.001, 0.02, -0.019)

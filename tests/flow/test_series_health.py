@@ -108,6 +108,15 @@ async def test_a_series_that_stopped_is_stale_and_its_silence_counts(house: Hous
     assert (trades.gaps, trades.health.grade) == (1, "unhealthy")
 
 
+async def test_of_what_cannot_be_judged_nobody_says_that_nothing_is_missing(house: House) -> None:
+    alone = Series("um", "trade", "ETHUSDT")
+    await house.store.append(batch_of([trade(1, symbol="ETHUSDT")]))
+    await house.auditor.run()
+    for series in (FORCED, alone):
+        found = await of(house, series)
+        assert (found.completeness, found.gaps, found.duplicates, found.rows) == (None, None, 0, 1)
+
+
 async def test_a_recording_of_last_year_is_not_awaited(meta: SqlMetaStore) -> None:
     house = House(MemoryStore(), meta, at(0) + 365 * DAY_MS)
     old = [candle(minute) for minute in range(2_000) if minute != 1_990]

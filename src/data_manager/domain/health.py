@@ -37,6 +37,7 @@ AS_IT_HAPPENS_MS: Final = DAY_MS
 
 _LEARN_ROWS_MIN: Final = 50
 _WINDOW_INTERVALS: Final = 10
+_BUDGET_DIGITS: Final = 12  # less than a millisecond in a month, and 0.001 is allowed, not 0.0010000000000000009
 _PATIENCE: Final = 3  # times the longest usual pause before a series counts as stale
 
 Grade = Literal["healthy", "degraded", "unhealthy", "unknown"]
@@ -277,7 +278,7 @@ def error_budget(promised: float, completeness: float | None) -> ErrorBudget | N
     if completeness is None:
         return None
     allowed, spent = 1 - promised, 1 - completeness
-    return ErrorBudget(promised, allowed, spent, allowed - spent)
+    return ErrorBudget(*(round(part, _BUDGET_DIGITS) for part in (promised, allowed, spent, allowed - spent)))
 
 
 def _mean(values: Sequence[int]) -> int | None:

@@ -259,6 +259,7 @@ class HealthBook:
         fresh = freshness(dataset, series.interval, last_ms, now_ms, pauses)
         awaited = dataset.fresh_within_ms is not None and (held.fed or extent is None) and not over
         span = None if extent is None else self._window(series, extent, life, now_ms, None)
+        judged = dataset.continuity.verifiable and mark is not None and mark.until_ms is not None
         complete = None if span is None else (await self._conditions.condition_of(series, span, now_ms)).completeness
         scored = health(
             completeness=complete,
@@ -281,7 +282,7 @@ class HealthBook:
             rows=None if extent is None else extent.rows,
             first_ms=None if extent is None else extent.first_ms,
             last_ms=last_ms,
-            gaps=None if span is None or mark is None else sum(1 for one in truth.holes if _missing_in(one, span)),
+            gaps=sum(1 for one in truth.holes if _missing_in(one, span)) if judged and span is not None else None,
             open_holes=sum(1 for one in truth.holes if one.live),
             duplicates=doubled if checked else None,
             invalid=invalid if checked else None,
