@@ -491,6 +491,17 @@ async def test_a_series_of_which_nothing_is_held_is_named(embedded: SeriesStore,
         await House(embedded, meta).retention.run([TRADES])
 
 
+async def test_a_series_of_which_all_went_has_nothing_due(embedded: SeriesStore, meta: SqlMetaStore) -> None:
+    house = House(embedded, meta)
+    await house.hold(trades(1, 2))
+    [series] = await embedded.series()
+    await house.retention.run([series], force=True)
+    assert await embedded.series() == []
+    for how in ({"dry_run": True}, {"force": True}):
+        again = await house.retention.run([series], **how)
+        assert (again.pieces, again.dropped, again.failed) == ((), 0, {})
+
+
 async def test_rows_come_in_meanwhile(embedded: SeriesStore, meta: SqlMetaStore) -> None:
     house = House(embedded, meta)
     await house.hold(hours(*range(10)))

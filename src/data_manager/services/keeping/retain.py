@@ -135,8 +135,8 @@ class Retention:
         """Let go of what is due of these series (None: of all), as far as one run may.
 
         dry_run: say what is due and change nothing. force: also what was received lately, and what cannot be certified
-        because it is damaged. records: where it is written, such as under a lease. Raises NotFound for a series that
-        holds nothing, ClockJumped, Unavailable when a store is away, and LeaseLost.
+        because it is damaged. records: where it is written, such as under a lease. Raises NotFound for a series of
+        which nothing was ever held, ClockJumped, Unavailable when a store is away, and LeaseLost.
         """
         if not dry_run:
             self._steady.require()
@@ -171,10 +171,11 @@ class Retention:
         held = await self._store.series()
         if series is None:
             return held
-        for one in series:
-            if one not in held:
-                raise NotFound(f"nothing is held of {one.id}")
-        return sorted(set(series))
+        gone = {one.id for one in series} - {one.id for one in held}
+        never = gone - (await self._records.truth_versions()).keys() if gone else gone
+        if never:
+            raise NotFound(f"nothing was ever held of {', '.join(sorted(never))}")
+        return sorted({*series} & {*held})
 
     # ---- what is due -----------------------------------------------------------------------------------------------
 
