@@ -48,7 +48,7 @@ async def _checks(environ: Mapping[str, str]) -> AsyncIterator[Check]:
     for problem in problems:
         yield Check("settings", False, str(problem), f"correct or unset {problem.name}")
     for warning in warnings(environ):
-        yield Check("settings", None, warning, "unset it, or correct its name")
+        yield Check("settings", None, warning, "unset it, correct its name, or do as it says")
     if not problems:
         yield Check("settings", True, "every variable is usable")
     running = service_runs(settings.data_dir)

@@ -215,6 +215,15 @@ def test_a_login_without_a_server_is_noticed() -> None:
     assert warnings({"MYSQL_USER": "us", "META_URL": "sqlite:///x"}) == []
 
 
+def test_rows_that_are_shared_without_their_metadata_are_noticed() -> None:
+    rows, file = {"MONGODB_HOST": "db"}, {"META_URL": "sqlite:////data/meta.db"}
+    for apart in (rows, {**rows, **file}, {**rows, **file, "MYSQL_HOST": "db"}):
+        [said] = warnings(apart)
+        assert "set MYSQL_URI too" in said
+    for together in ({**rows, "MYSQL_HOST": "db"}, {**rows, "META_URL": "mysql://u:p@db/x"}, file):
+        assert warnings(together) == []
+
+
 def test_the_markets_are_those_of_the_domain() -> None:
     assert get_args(get_type_hints(Settings)["market"]) == MARKETS
 

@@ -59,6 +59,8 @@ def serve(
 def _serve(in_force: settings.Settings, *, role: Role, own_server: bool, as_json: bool, feeds: bool = False) -> None:
     gc.disable()  # what is imported and opened stays: looking for garbage in it is a tenth of a start. run() enables it
     try:
+        import structlog
+
         from data_manager import app
 
         def say(banner: str, where: dict[str, str]) -> None:
@@ -66,6 +68,8 @@ def _serve(in_force: settings.Settings, *, role: Role, own_server: bool, as_json
                 say_json({"message": banner, **where})
             else:
                 typer.echo(banner)
+            for warning in settings.warnings(os.environ):
+                structlog.get_logger(__name__).warning("a setting is not what it seems", reason=warning)
 
         _in_loop(app.run(in_force, role=role.value, own_server=own_server, feeds=feeds, say=say))
     finally:

@@ -134,7 +134,7 @@ def warnings(environ: Mapping[str, str]) -> list[str]:
             found.append(f"{name} is set, but this version does not read it")
         elif close:
             found.append(f"{name} is set, but nothing reads it: did you mean {close[0]}?")
-    return [*found, *_without_a_server(environ)]
+    return [*found, *_without_a_server(environ), *_rows_alone_are_shared(environ)]
 
 
 def _without_a_server(environ: Mapping[str, str]) -> Iterator[str]:
@@ -147,6 +147,18 @@ def _without_a_server(environ: Mapping[str, str]) -> Iterator[str]:
         parts = sorted(given & {f"{kind}_{part}" for part in ("PORT", "USER", "PASSWORD", "DB")})
         if parts and given.isdisjoint(naming):
             yield f"{parts[0]} is set, but no server is named: set {kind}_HOST, which has no default"
+
+
+def _rows_alone_are_shared(environ: Mapping[str, str]) -> Iterator[str]:
+    """Replicas that have only the rows in common: each has its own lease, findings and jobs."""
+    given = dict(_given(environ))
+    shared = "mysql_uri" in given or "mysql_host" in given
+    in_a_file = given["meta_url"].startswith("sqlite") if "meta_url" in given else not shared
+    if in_a_file and not given.keys().isdisjoint({"mongodb_url", "mongodb_host"}):
+        yield (
+            "MongoDB holds the rows, but the metadata is in a file: with more than one process set MYSQL_URI too, for each "
+            "of them leads, finds and mends by what is in a DATA_DIR of its own"
+        )
 
 
 _OF_KUBERNETES = re.compile(r"(tcp|udp)://\S+:\d+")  # beside a service named mysql every pod is told its MYSQL_PORT
