@@ -52,7 +52,9 @@ async def test_an_api_may_come_up_before_there_is_anything_to_read(tmp_path: Pat
             assert api.get("/health/liveness").status_code == 200
             not_ready = api.get("/health/readiness")
             assert (not_ready.status_code, not_ready.json()["components"]["store"]) == (503, "unhealthy")
-            assert api.get("/health/databases").status_code == 503
+            assert not_ready.headers["retry-after"] == "1"
+            databases = api.get("/health/databases")
+            assert (databases.status_code, databases.headers["retry-after"]) == (503, "1")
             ingest = Service(tmp_path / "ingest", nats_url=server.url, data_dir=tmp_path / "data")
             async with running(ingest):
                 await feed(server.url, ingest, TRADES[:3])

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 
-from data_manager.api.routing import Endpoint, Reply, answered
+from data_manager.api.routing import Endpoint, Reply, answered, well_or_not
 from data_manager.domain.time import iso
 from data_manager.ports import Clock
 
@@ -122,7 +122,7 @@ def database_routes(clock: Clock, databases: AskFacts, connections: AskFacts) ->
 
     async def ask_databases(request: Request) -> Reply:
         body = {**await databases(), "timestamp": iso(clock.now_ms())}
-        return answered(body, 200 if body["status"] == "healthy" else 503)
+        return well_or_not(body, body["status"] == "healthy")
 
     async def ask_connections(request: Request) -> Reply:
         return answered({**await connections(), "timestamp": iso(clock.now_ms())})

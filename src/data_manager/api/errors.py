@@ -83,7 +83,7 @@ async def _not_found(request: Request, error: Exception) -> Response:
 async def _unavailable(request: Request, error: Exception) -> Response:
     assert isinstance(error, Unavailable)
     seconds = max(1, math.ceil(error.retry_after_s))
-    message = f"the store is away; try again in {seconds} s"
+    message = f"a store is away, /health/databases says which; try again in {seconds} s"
     return error_answer(request, 503, "unavailable", message, headers={"Retry-After": str(seconds)})
 
 
@@ -155,7 +155,7 @@ async def answer_to(request: Request, error: Exception) -> Response:
 DOCUMENTED: dict[int | str, dict[str, Any]] = {
     406: {"model": ErrorBody, "description": "No format that Accept asks for."},
     422: {"model": ErrorBody, "description": "A parameter is wrong: field names it, valid says what would be valid."},
-    503: {"model": ErrorBody, "description": "The store is away; Retry-After says when to try again."},
+    503: {"model": ErrorBody, "description": "A store is away; Retry-After says when to try again."},
 }
 """What OpenAPI says of errors."""
 

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from data_manager.api.metrics import scrape
-from data_manager.api.routing import Endpoint, Reply, answered
+from data_manager.api.routing import Endpoint, Reply, answered, well_or_not
 from data_manager.domain.time import iso
 from data_manager.ports import Clock
 
@@ -78,7 +78,7 @@ def health_routes(clock: Clock, version: str, readiness: AskReadiness, registry:
             "timestamp": iso(clock.now_ms()),
             "reasons": found.reasons,
         }
-        return answered(body, 200 if found.ready else 503)
+        return well_or_not(body, found.ready)
 
     async def metrics(request: Request) -> Response:
         return scrape(registry, request.headers.get("accept", ""))

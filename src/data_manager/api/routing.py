@@ -38,6 +38,11 @@ def answered(body: Any, status: int = 200, *more: Header) -> Reply:
     return Reply(status, [*_JSON, *more], json.encode(body))
 
 
+def well_or_not(body: Any, well: bool) -> Reply:
+    """A body that says how it stands: 200, or 503 with a hint when to ask again."""
+    return answered(body) if well else answered(body, 503, (b"retry-after", b"1"))
+
+
 def asked_by(name: str, example: Any, *, required: bool = False, **schema: Any) -> dict[str, Any]:
     """A word of the query, as OpenAPI describes it. schema: what it may be, text unless it says otherwise."""
     kind = {"type": "string", **schema}
