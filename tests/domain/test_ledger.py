@@ -141,6 +141,13 @@ def test_a_hole_that_grows_keeps_its_name_and_one_that_is_mended_in_the_middle_i
     assert (entries[0].id, len(changes[0].absorbed)) == (name, 2)
 
 
+def test_an_audit_that_does_not_see_the_neighbours_of_a_hole_does_not_forget_them() -> None:
+    _, entries = audit([], (0, 20), [(5, 8)], now_ms=1)
+    blind = [Hole(5, 8, 3, None, None, "grid")]
+    [change] = reconciled(entries, Span(5, 8), blind, series=SERIES, now_ms=1)
+    assert (change.kind, change.entry.after, change.entry.before) == (ChangeKind.UNCHANGED, 4, 8)
+
+
 def test_an_outage_audited_window_by_window_is_one_hole() -> None:
     entries: list[LedgerEntry] = []
     for now_ms, start in enumerate(range(0, 30, 10)):

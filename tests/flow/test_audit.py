@@ -30,6 +30,7 @@ from data_manager.domain.finding import Finding, FindingKind, found
 from data_manager.domain.holes.ledger import HoleState, LedgerEntry
 from data_manager.domain.holes.life import SymbolLife
 from data_manager.domain.span import Span
+from data_manager.domain.time import EARLIEST_MS, LATEST_MS
 from data_manager.ports import SeriesStore
 from data_manager.ports.truth import TruthStore
 from data_manager.services.audit import Auditor
@@ -1025,6 +1026,43 @@ async def test_candles_are_judged_by_finer_ones_as_they_come(store: SeriesStore,
     assert [one for one in (await house.truth(FIVES)).flaws if one.reason.startswith("unlike")] == []
     over = [one.start_ms for one in house.told if one.kind is FindingKind.FLAWED and not one.open]
     assert sorted(over) == [at(OFFSET + 50), at(OFFSET + 55)]
+
+
+class Asked(MemoryStore):
+    """Counts how often it is asked for rows."""
+
+    scans = 0
+
+    async def scan(self, series: Series, *rest: Any, **how: Any) -> Batch:
+        self.scans += 1
+        return await super().scan(series, *rest, **how)
+
+
+async def test_an_audit_costs_what_is_held_however_wide_its_span(meta: SqlMetaStore) -> None:
+    """Candles of years, one of them after a long outage, and trades of a second."""
+    years = 3 * 525_600
+    store = Asked()
+    house = House(store, meta, at(years + 10))
+    await house.hold(minutes([*range(40), years]))
+    await house.hold([trade(number) for number in range(10)])
+    for how in ({"span": Span(EARLIEST_MS, LATEST_MS - 1)}, {"full": True}):
+        store.scans = 0
+        done = await house.auditor.run([MINUTES], **how)  # type: ignore[arg-type]
+        assert (done.failed, done.crossed.unjudged, store.scans < 50) == ((), 41, True)
+
+
+@pytest.mark.parametrize("start_ms", [EARLIEST_MS, BASE_MS + 5])
+@pytest.mark.parametrize("end_ms", [BASE_MS + 300, LATEST_MS])
+async def test_a_span_may_be_open_on_either_side(
+    store: SeriesStore, meta: SqlMetaStore, start_ms: int, end_ms: int
+) -> None:
+    house = House(store, meta, at(50))
+    await house.hold([trade(number) for number in range(1, 1_000) if number != 20])
+    await house.hold([depth_update(number) for number in range(1, 100)])
+    await house.hold(minutes(set(range(40)) - {7}))
+    done = await house.auditor.run(span=Span(start_ms, end_ms))
+    assert (done.failed, done.audited, done.rows > 60) == ((), 3, True)
+    assert [(one.start_ms, one.missing) for one in done.holes if one.series == TRADES.id] == [(BASE_MS + 190, 1)]
 
 
 async def test_history_is_judged_too_a_little_at_each_run(meta: SqlMetaStore, monkeypatch: pytest.MonkeyPatch) -> None:

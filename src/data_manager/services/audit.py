@@ -168,7 +168,7 @@ class Auditor:
         for one in series:
             if one not in held and one.id not in self._known:
                 raise NotFound(
-                    f"nothing was ever held of {one.id}: GET /catalog/datasets and `data-manager query` know more"
+                    f"nothing was ever held of {one.id}: GET /health/series and `data-manager health` list what is held"
                 )
         return sorted(set(series))
 

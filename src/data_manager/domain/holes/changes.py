@@ -312,10 +312,14 @@ class _Cutter:
 
 
 def _described(entry: LedgerEntry, old: LedgerEntry, group: _Group) -> LedgerEntry:
-    """With what the hole found says of it, where the two have the same extent."""
+    """With what the hole found says of it, where the two have the same extent. Of a neighbour beyond what was audited
+    the hole says nothing: what was known of it stands."""
     hole = group.hole
     if (hole.start_ms, hole.end_ms) == (entry.start_ms, entry.end_ms):
-        return replace(entry, missing=hole.missing, after=hole.after, before=hole.before)
+        after, before = (
+            new if new is not None else old for new, old in ((hole.after, entry.after), (hole.before, entry.before))
+        )
+        return replace(entry, missing=hole.missing, after=after, before=before)
     return entry if entry.span == old.span else replace(entry, missing=None)
 
 

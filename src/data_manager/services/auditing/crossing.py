@@ -16,7 +16,16 @@ from data_manager.domain.condition.truth import Mark, SeriesTruth
 from data_manager.domain.dataset import Series
 from data_manager.domain.holes.ledger import LedgerEntry
 from data_manager.domain.span import Span
-from data_manager.domain.time import DAY_MS, EARLIEST_MS, HOUR_MS, INTERVALS_MS, LATEST_MS, MINUTE_MS, next_open_ms
+from data_manager.domain.time import (
+    DAY_MS,
+    EARLIEST_MS,
+    HOUR_MS,
+    INTERVALS_MS,
+    LATEST_MS,
+    MINUTE_MS,
+    floor_open_ms,
+    next_open_ms,
+)
 from data_manager.ports import Clock, SeriesStore
 from data_manager.services.auditing.looking import Looked
 
@@ -122,17 +131,44 @@ class Crossing:
         return windows
 
     async def windows(self, series: Series, judge: Judge, span: Span) -> AsyncIterator[Window]:
-        """Judge the candles that open in the span, which is of whole candles."""
-        step_ms = _window_ms(judge.source)
-        at = span.start_ms
+        """Judge the candles that open in the span, which is of whole candles and may be wider than what is held.
+
+        Those that open where nothing is held of the source are unjudged, all of them at once.
+        """
+        interval, step_ms, at = str(series.interval), _window_ms(judge.source), span.start_ms
+        held = await self._held(judge.source, interval) if span.end_ms - at > step_ms else span
         while at < span.end_ms:
-            reach = aligned(Span(at, at + step_ms), str(series.interval))
-            end = min(span.end_ms, reach.end_ms if reach else next_open_ms(at, str(series.interval)))
+            if not held.start_ms <= at < held.end_ms:
+                beside = Span(at, min(span.end_ms, held.start_ms) if at < held.start_ms else span.end_ms)
+                candles = await self._store.scan(series, beside, columns=judge.judged_columns, limit=1)
+                if len(candles):
+                    found = _unjudged(await self._store.count(series, beside), int(candles.key[0]))
+                    yield Window(beside, judge.source, found)
+                at = beside.end_ms
+                continue
+            reach = aligned(Span(at, at + step_ms), interval)
+            end = min(span.end_ms, reach.end_ms if reach else next_open_ms(at, interval))
             window = Span(at, end)
             candles = await self._store.scan(series, window, columns=judge.judged_columns)
             if len(candles):
                 yield Window(window, judge.source, await self._judged(judge, candles, window))
-            at = end
+                at = end
+            else:
+                at = await self._next(series, judge, Span(end, span.end_ms)) if end < span.end_ms else end
+
+    async def _held(self, source: Series, interval: str) -> Span:
+        """The candles in which anything may be held of the source."""
+        extent = await self._store.extent(source)
+        if extent is None:
+            return Span(LATEST_MS, LATEST_MS + 1)
+        return Span(
+            floor_open_ms(extent.first_ms, interval), next_open_ms(floor_open_ms(extent.last_ms, interval), interval)
+        )
+
+    async def _next(self, series: Series, judge: Judge, span: Span) -> int:
+        """Where the first candle of the span opens, or its end."""
+        candles = await self._store.scan(series, span, columns=judge.judged_columns, limit=1)
+        return int(candles.key[0]) if len(candles) else span.end_ms
 
     async def _judged(self, judge: Judge, candles: Batch, window: Span) -> CrossCheck:
         rows = await self._rows(judge, candles, window)
@@ -151,6 +187,10 @@ class Crossing:
         prior = await self._store.scan(judge.source, before, columns=judge.columns, limit=1, descending=True)
         later = await self._store.scan(judge.source, behind, columns=judge.columns, limit=1)
         return settle(joined([prior, rows, later]))
+
+
+def _unjudged(candles: int, from_ms: int) -> CrossCheck:
+    return CrossCheck(agreed=0, excused=0, differing=0, unjudged=candles, differences=(), unjudged_from_ms=from_ms)
 
 
 def due(

@@ -215,10 +215,11 @@ class Looking:
         """Ids and chains, with the rows next to the span, so that its edges are judged too."""
         series, names = one.series, one.names
         rows = await self._store.scan(series, span, columns=names)
-        low, high = Span(EARLIEST_MS, span.start_ms), Span(span.end_ms, LATEST_MS)
+        low, high = Span(EARLIEST_MS - 1, span.start_ms), Span(span.end_ms, LATEST_MS + 1)  # the span may be all time
         prior = await self._store.scan(series, low, columns=names, limit=1, descending=True)
         later = await self._store.scan(series, high, columns=names, limit=1)
         every = settle(joined([prior, rows, later]))
+        one.looked.rows += len(every)
         if len(every) < 2:
             return
         start = span.start_ms if len(prior) else int(every.time_ms.min())
@@ -251,6 +252,7 @@ class Looking:
         for part in parts:
             one.looked.span = part
             rows = await self._store.scan(series, part, columns=one.names)
+            one.looked.rows += len(rows)
             judged = judge(series, rows, from_ms=part.start_ms, end_ms=part.end_ms, last=True)
             for inner in intersection([part], [asked or part]):
                 await one.enter(Judged(inner if judged.span else None, judged.holes), rows)
