@@ -68,3 +68,24 @@ async def test_once_it_is_there_it_answers_for_itself(tmp_path: Path) -> None:
     assert store.deletes_by_itself is False
     assert await store.series() == []
     await store.close()
+
+
+async def test_who_asks_while_it_is_opened_for_the_first_time_waits_for_what_comes_of_that(tmp_path: Path) -> None:
+    goes_on, answers = asyncio.Event(), [None, Unavailable("nobody listens there")]
+
+    async def open_it() -> SeriesStore:
+        await goes_on.wait()
+        if failure := answers.pop():
+            raise failure
+        return EmbeddedStore(tmp_path, 1 << 20)
+
+    store = late_rows("embedded", open_it)
+    assert isinstance(store, Late)
+    early = asyncio.create_task(store.series())  # begins before the opening does
+    opening = asyncio.create_task(store.appear(SystemClock()))
+    asyncio.get_running_loop().call_soon(goes_on.set)
+    with pytest.raises(Unavailable, match="nobody listens there"):  # and not: not opened yet
+        await early
+    await opening
+    assert await store.series() == []
+    await store.close()

@@ -7,8 +7,10 @@ not there ── open: Unavailable ──> not there (every question raises Unav
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 import structlog
@@ -18,6 +20,7 @@ from data_manager.ports import Clock, MetadataStore, SeriesStore
 
 _log = structlog.get_logger(__name__)
 _WAIT_S, _WAIT_MAX_S = 0.2, 5.0
+_FIRST_S = 2.0  # so long at most a question waits for the first attempt to open what it is for
 
 
 class _Closes(Protocol):
@@ -55,6 +58,7 @@ class Late(Generic[T]):
         self._there: T | None = None
         self._first: list[Callable[[T], Awaitable[None]]] = []
         self._reason = "not opened yet"
+        self._tried: asyncio.Event | None = None  # set when the first attempt is over; None: it has not begun
 
     def __getattr__(self, name: str) -> Any:
         """What the port promises under that name. AttributeError for anything else."""
@@ -66,9 +70,19 @@ class Late(Generic[T]):
             return getattr(self.it, name)(*args, **named)
 
         async def ask_and_wait(*args: Any, **named: Any) -> Any:
+            if self._there is None:
+                await self._first_attempt()
             return await getattr(self.it, name)(*args, **named)
 
         return ask_and_wait if inspect.iscoroutinefunction(promised) else ask
+
+    async def _first_attempt(self) -> None:
+        """At a start where all is well nobody is told that it is away."""
+        await asyncio.sleep(0)  # who opens it begins together with those who ask
+        if self._tried is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_FIRST_S):
+                    await self._tried.wait()
 
     def before_others(self, use: Callable[[T], Awaitable[None]]) -> None:
         """use has it to itself as soon as it is opened. When that raises Unavailable, it is opened again."""
@@ -76,7 +90,7 @@ class Late(Generic[T]):
 
     async def appear(self, clock: Clock) -> None:
         """Return when it is there. Raises what opening raises, but for Unavailable: then it is tried again."""
-        wait_s = _WAIT_S
+        wait_s, self._tried = _WAIT_S, asyncio.Event()
         while self._there is None:
             try:
                 self._there = await self._opened()
@@ -84,8 +98,10 @@ class Late(Generic[T]):
                 if self._reason != str(error):
                     _log.warning("not there yet", what=self._what, reason=str(error))
                 self._reason = str(error)
+                self._tried.set()
                 await clock.sleep(wait_s)
                 wait_s = min(2 * wait_s, _WAIT_MAX_S)
+        self._tried.set()
 
     async def _opened(self) -> T:
         it = await self._open()
