@@ -21,7 +21,9 @@ from data_manager.domain.datasets import DATASETS
 from data_manager.domain.errors import Corrupt
 from data_manager.domain.events import Candle, Number
 from data_manager.domain.span import Span
-from data_manager.domain.time import DAY_MS, parse_time
+from data_manager.domain.time import DAY_MS, HOUR_MS, parse_time
+from data_manager.ports.source import Offer, Wanted
+from data_manager.services.backfilling.lacking import lacking
 
 DAY = parse_time("2026-03-04")
 SPAN = Span(DAY, DAY + DAY_MS)
@@ -100,7 +102,7 @@ def test_broken_lines_are_refused_one_by_one(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert "agg_trade BTCUSDT 3: price 'abc': must be a decimal number" in " ".join(str(one.why) for one in piece.refused)  # fmt: skip
     assert piece.evidence["unread"] == 1, "the line with three columns"
-    assert piece.evidence["refused"] == 6
+    assert piece.broken == piece.evidence["refused"] == 7
 
 
 def test_rows_of_another_day_are_not_this_files(tmp_path: Path) -> None:
@@ -114,6 +116,25 @@ def test_rows_of_another_day_are_not_this_files(tmp_path: Path) -> None:
     assert [str(one.why) for one in piece.refused] == [
         f"traded_ms '{DAY + 1 - 5 * DAY_MS}': must lie in the span of its file, {SPAN.start_ms} to {SPAN.end_ms}"
     ]
+
+
+def test_all_that_is_refused_is_counted_and_is_no_proof_of_absence(tmp_path: Path) -> None:
+    """A hundred are told one by one; of a file whose times are off, one."""
+    found = taken(tmp_path, "".join(line(number, price="-1") for number in range(250)) + line(250))
+    whole = read_whole(found, SPAN, "")
+    piece = fetched(SPAN, whole.packed, found, whole.survey)
+    assert (len(piece.refused), piece.broken) == (100, 250)
+
+    opens = [SPAN.start_ms - DAY_MS + hour * HOUR_MS for hour in range(24)]  # the day before, in this day's file
+    text = "".join(f"{at},1,1,1,1,1,{at + HOUR_MS - 1},1,1,1,1,0\n" for at in opens)
+    found = taken(tmp_path, text, call="archive:klines", dataset="candle")
+    whole = read_whole(found, SPAN, "")
+    piece = fetched(SPAN, whole.packed, found, whole.survey)
+    assert (len(piece.refused), piece.broken) == (1, 24)
+    wanted = Wanted(series=found.file.series, span=SPAN)
+    offer = Offer(call="archive:klines", span=SPAN, seconds=1.0)
+    [absent] = lacking(wanted.series, wanted, offer, piece, None, DAY + 30 * DAY_MS).absent
+    assert (absent.missing, absent.doubt) == (24, "archive:klines gave 24 rows that break a rule")
 
 
 @pytest.mark.parametrize(

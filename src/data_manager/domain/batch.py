@@ -104,11 +104,12 @@ class Refused(Struct, frozen=True):
 
 
 class Packed(Struct, frozen=True):
-    """pack()'s answer. events given = rows in batch + repeated + refused."""
+    """pack()'s answer. events given = rows in batch + repeated + refused + untold."""
 
     batch: Batch
     repeated: int  # rows with a key that another row of the same events has
     refused: list[Refused]
+    untold: int = 0  # rows refused beyond those that are told one by one
 
 
 def pack(dataset: Dataset, market: str, events: Sequence[Event], received_ms: Sequence[int], origin: str) -> Packed:
@@ -143,7 +144,7 @@ def checked(batch: Batch, broken: Mapping[int, tuple[str, str]], told: Told, ref
         kept[list(wrong)] = False
         batch = batch.take(kept)
     settled = settle(batch)
-    return Packed(settled, len(batch) - len(settled), refused)
+    return Packed(settled, len(batch) - len(settled), refused, len(wrong) - len(refused))
 
 
 def _columns(

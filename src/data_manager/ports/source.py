@@ -53,6 +53,12 @@ class Fetched(Struct, frozen=True, kw_only=True):
     refused: Sequence[Refused] = ()
     evidence: Evidence
 
+    @property
+    def broken(self) -> int:
+        """How many rows broke a rule or could not be read, also those that refused does not tell."""
+        told = self.evidence.get("refused")
+        return max(len(self.refused), told if isinstance(told, int) else 0)
+
 
 class Source(Protocol):
     """One way to ask for the past. Raises Unavailable, Throttled (retry_after_s) and BadQuery like all adapters.

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+from msgspec.structs import replace
 
 from data_manager.adapters.binance.archive_rows import LAYOUTS, Origin, batch_of
 from data_manager.adapters.binance.archive_table import Survey
@@ -47,14 +48,15 @@ def read_whole(taken: Taken, part: Span, word: str) -> Whole:
     packed = _on_the_grid(packed, taken)
     inside = (packed.batch.time_ms >= part.start_ms) & (packed.batch.time_ms < part.end_ms)
     if not inside.all():
-        packed = Packed(packed.batch.take(inside), packed.repeated, packed.refused)
+        packed = replace(packed, batch=packed.batch.take(inside))
     return Whole(packed, survey)
 
 
 def fetched(span: Span, packed: Packed, taken: Taken, survey: Survey | None) -> Fetched:
     """A piece of the file. survey: what is wrong with the file as a whole is told with this piece."""
     rows, refused = packed.batch, list(packed.refused)
-    evidence = taken.evidence | {"rows": len(rows), "refused": len(refused)}
+    broken = len(refused) + packed.untold + (0 if survey is None else survey.outside + survey.unread)
+    evidence = taken.evidence | {"rows": len(rows), "refused": broken}
     if packed.repeated:
         evidence["repeated"] = packed.repeated
     if survey is not None and survey.outside:
@@ -77,13 +79,14 @@ def _on_the_grid(packed: Packed, taken: Taken) -> Packed:
         return packed
     rule = f"must be where a candle of {interval} opens"
     beside = [Refused(int(at), Invalid("open_ms", int(batch.key[at]), rule)) for at in np.flatnonzero(~opens)]
-    return Packed(batch.take(opens), packed.repeated, [*packed.refused, *beside])
+    return replace(packed, batch=batch.take(opens), refused=[*packed.refused, *beside])
 
 
 def completed(packed: Packed, day: Packed) -> Packed:
     """With the rows of one of its days that came from a file of their own; where both have one the first stays."""
     batch = settle(joined([packed.batch, day.batch]))
-    return Packed(batch, packed.repeated, [*packed.refused, *day.refused])
+    refused, untold = [*packed.refused, *day.refused], packed.untold + day.untold
+    return Packed(batch, packed.repeated, refused, untold)
 
 
 def short_days(batch: Batch, part: Span, rows_per_day: int) -> list[list[int]]:
@@ -118,7 +121,7 @@ def with_index_prices(packed: Packed, indexes: Batch) -> Packed:
     absent = indexes.key[at] != marks.key
     column = Decimals(taken.mantissas, taken.scales, taken.odd, absent if absent.any() else None)
     columns: dict[str, Column] = {**marks.columns, "index_price": column}
-    return Packed(Batch(marks.dataset, marks.series, marks.codes, columns), packed.repeated, packed.refused)
+    return replace(packed, batch=Batch(marks.dataset, marks.series, marks.codes, columns))
 
 
 def _origin(taken: Taken, word: str) -> Origin:

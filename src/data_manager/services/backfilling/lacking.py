@@ -68,7 +68,7 @@ def lacking(
     else:
         nothing = not len(fetched.rows)
         holes = [Hole(settled.start_ms, settled.end_ms, None, None, None, "silence")] if nothing else []
-    refused, doubt = _refused(fetched), None
+    refused, doubt = fetched.broken, None
     if refused and sum(one.missing or 1 for one in holes) <= refused:
         doubt = f"{offer.call} gave {refused} rows that break a rule"
     absent = (
@@ -94,12 +94,6 @@ def _settled(series: Series, span: Span, now_ms: int) -> Span | None:
     late_ms = _PUBLISHED_MS if isinstance(DATASETS[series.dataset].continuity, Schedule) else GRACE_MS
     parts = intersection([span], [Span(0, now_ms - late_ms)])
     return parts[0] if parts else None
-
-
-def _refused(fetched: Fetched) -> int:
-    """How many rows of the answer broke a rule; the first of them are named one by one."""
-    told = fetched.evidence.get("refused")
-    return max(len(fetched.refused), told if isinstance(told, int) else 0)
 
 
 def _of_ids(
@@ -131,6 +125,6 @@ def _of_ids(
     own = set(rows.key.tolist())
     few = {one for one in holes if one.after in own and one.before in own and (one.missing or 0) <= rule.burned}
     burned = sum(one.missing or 0 for one in few)
-    if burned <= _refused(fetched) or not rule.may_be_burned(burned, len(rows)):
+    if burned <= fetched.broken or not rule.may_be_burned(burned, len(rows)):
         return holes, 0
     return [one for one in holes if one not in few], burned

@@ -203,7 +203,7 @@ class Run:
             new=receipt.new,
             changed=receipt.changed,
             duplicate=receipt.duplicate,
-            refused=len(fetched.refused),
+            refused=fetched.broken,
             coarse=offer.coarse and len(fetched.rows) > 0,
         )
 

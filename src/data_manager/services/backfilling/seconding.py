@@ -102,7 +102,7 @@ class Second:
                 now_ms = self._clock.now_ms()
                 lacks += lacking(self._series, between, step.offer, fetched, before, now_ms, may_burn=False).absent
                 before, evidence = edge_of(fetched, before), fetched.evidence
-                rows += len(fetched.rows) + len(fetched.refused)
+                rows += len(fetched.rows) + fetched.broken
                 pieces.append(await self._stored(replace(fetched, rows=_inside(fetched.rows, absent)), step.offer))
         if not rows and not lacks:  # a rule that sees holes between rows only
             lacks = [_lacks_all(wish, step.offer, evidence)]
