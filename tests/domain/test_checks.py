@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from data_manager.adapters.binance.wire import Decoder, dataset_of
 from data_manager.domain.batch import STREAM, Batch, build, pack
+from data_manager.domain.checks.astray import astray
 from data_manager.domain.checks.rules import CHECKS, KEYS_MAX, Offence, check, no_spike, stale_on_arrival
 from data_manager.domain.checks.spikes import REACH, spikes
 from data_manager.domain.datasets import BY_EVENT, DATASETS
@@ -142,9 +143,28 @@ def test_times_that_go_back_against_the_key_or_lie_ahead_of_us_are_blamed_but_no
     assert told(with_values(whole, "received_ms", {8: BASE_MS - 30_000})) == []
     assert told(with_values(whole, "received_ms", {8: BASE_MS - 90_000})) == [("in_time", "", (8,))]
     shifted = with_values(whole, "traded_ms", {row: BASE_MS + 10 * row + 3_600_000 for row in range(20, 30)})
-    assert told(shifted) == [("in_time", "", tuple(range(30, 50)))], "after a jump ahead the rest lies behind"
+    assert told(shifted) == [("in_time", "", tuple(range(20, 30)))], "they are ahead, not the rest late"
     live = with_values(shifted, "received_ms", {row: BASE_MS + 10 * row for row in range(60)})
     assert told(live) == [("in_time", "", tuple(range(20, 30)))], "unless our own clock tells which rows are wrong"
+
+
+@given(
+    st.lists(st.integers(0, 200), min_size=1, max_size=60), st.dictionaries(st.integers(0, 59), st.integers(-500, 500))
+)
+def test_no_more_rows_are_blamed_for_their_times_than_have_wrong_ones(rises: list[int], shifts: dict[int, int]) -> None:
+    times, slack = np.cumsum(np.array(rises, np.int64)), 10
+    for place, shift in shifts.items():
+        times[place % len(times)] += shift
+    wrong = astray(times, slack)
+    assert wrong.sum() <= len({place % len(times) for place in shifts})
+    rest = times[~wrong]
+    assert not (rest < np.maximum.accumulate(rest) - 2 * slack).any()
+
+
+def test_a_long_stretch_that_one_clock_tears_is_told_in_a_moment() -> None:
+    times = np.arange(500_000, dtype=np.int64) * 10
+    times[5] += 10**9
+    assert np.flatnonzero(astray(times, 1_000)).tolist() == [5]
 
 
 def test_a_row_of_history_is_never_late() -> None:

@@ -9,7 +9,7 @@ keys. Rows come settled, of one series, ascending by key.
     positive          a price or quantity of 0 or less (placeholder trades are exempt)
     at_most           a part above its whole (taker buy volume above volume)
     uncrossed         a best bid above the best ask (crossed), or equal to it (locked)
-    in_time           a time that goes back against the key, or lies after the moment we received it
+    in_time           a time that does not fit the order of the keys, or lies after the moment we received it
     on_grid           a candle that does not open and close where its interval does
     no_spike          a price far from its neighbours on both sides, see spikes.py
     told_once         a key that stands there twice
@@ -24,6 +24,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from data_manager.domain.batch import STREAM, Batch, same_key_as_before
+from data_manager.domain.checks.astray import astray
 from data_manager.domain.checks.bars import is_market, next_opens, opens_of
 from data_manager.domain.checks.spikes import spikes
 from data_manager.domain.time import EARLIEST_MS, LATEST_MS, MINUTE_MS, SECOND_MS
@@ -168,7 +169,8 @@ def uncrossed_levels(*, locked: bool) -> Check:
 def in_time(back_ms: int = SECOND_MS, ahead_ms: int = MINUTE_MS) -> Check:
     """Times rise with the key (to within back_ms), lie in our age, and not ahead_ms or more after a row was received.
 
-    Clocks differ: only what is further off than the skew of a healthy recorder is blamed.
+    Where they go up and down as few rows as possible are blamed, see astray.py. Clocks differ: only what is further off
+    than the skew of a healthy recorder is.
     """
 
     def broken(batch: Batch) -> Mask:
@@ -177,8 +179,9 @@ def in_time(back_ms: int = SECOND_MS, ahead_ms: int = MINUTE_MS) -> Check:
         received = batch.columns.get("received_ms")
         if isinstance(received, Ints):
             wrong = wrong | (moments >= received.values + ahead_ms)
-        before = np.maximum.accumulate(np.where(wrong, EARLIEST_MS, moments))  # a row that is ahead makes none late
-        return wrong | (moments < before - back_ms)
+        fit = np.flatnonzero(~wrong)  # a row that is ahead makes none late
+        wrong[fit[astray(moments[fit], back_ms)]] = True
+        return wrong
 
     return Check("in_time", "", "warning", broken)
 

@@ -18,10 +18,10 @@ from data_manager.domain.retention import LetGo, grown, spans_of, still_gone, un
 from data_manager.domain.span import Span, difference, intersection
 from data_manager.domain.time import MINUTE_MS
 
-RULE_VERSION: Final = 3
+RULE_VERSION: Final = 4
 """Of the rules an audit judges by. Raise it when they change: what older ones said is then unverified, until the next
 audit has looked at all of it. 2: times of rows are held against when we received them. 3: silence is held against the
-series' own pauses."""
+series' own pauses. 4: of times that go up and down as few rows as possible are blamed."""
 
 SURE_AFTER_MS: Final = 10 * MINUTE_MS
 """Rows that should have come so long ago are not on their way any more: such a hole is open at once."""
