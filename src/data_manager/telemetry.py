@@ -26,6 +26,7 @@ from data_manager.ports import BusState, Receipt
 from data_manager.ports.bus import ErrorType
 
 _REFUSED_OF_MAX = 256  # of more series at once it is the stream that is wrong, and counted too
+_WRITES = ("forget_", "keep_", "prune_", "submit_")  # what the metadata's operations that write begin with
 _CALL_S = (0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0)
 _TOOK_MS = np.array([1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 30_000])
 
@@ -106,14 +107,17 @@ class Calls:
     def __init__(self) -> None:
         self._outcomes: Counter[tuple[str, str, str]] = Counter()  # by database, operation and status
         self._took: defaultdict[tuple[str, str], _Seconds] = defaultdict(_Seconds)
+        self._unwritten: Counter[tuple[str, str, str]] = Counter()  # MySQL's, by database, operation and error
 
-    def note(self, database: str, operation: str, seconds: float, *, succeeded: bool) -> None:
+    def note(self, database: str, operation: str, seconds: float, error: Exception | None = None) -> None:
         """One call is over."""
-        self._outcomes[database, operation, "success" if succeeded else "error"] += 1
+        self._outcomes[database, operation, "success" if error is None else "error"] += 1
         self._took[database, operation].add(seconds)
+        if error is not None and database == "mysql" and operation.startswith(_WRITES):
+            self._unwritten[database, operation, type(error).__name__] += 1
 
     def collect(self) -> Iterator[Metric]:
-        """Both families."""
+        """All families."""
         counted = CounterMetricFamily(
             "data_manager_database_operations", "Questions to the stores.", labels=["database", "operation", "status"]
         )
@@ -126,6 +130,14 @@ class Calls:
         for asked, seconds in self._took.items():
             took.add_metric(asked, seconds.buckets(), seconds.sum)
         yield took
+        unwritten = CounterMetricFamily(
+            "data_manager_mysql_write_failures",
+            "Writes that MySQL did not take; collection: what was to be written.",
+            labels=["database", "collection", "reason"],
+        )
+        for labels, count in self._unwritten.items():
+            unwritten.add_metric(labels, count)
+        yield unwritten
 
 
 class _Seconds:

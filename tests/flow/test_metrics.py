@@ -64,6 +64,17 @@ def test_the_law_can_be_read_off_the_figures_word_for_word_also_with_drops_and_d
     }
 
 
+def test_only_writes_that_mysql_refused_are_write_failures() -> None:
+    metrics = TallyMetrics(Tally())
+    away = Unavailable("away")
+    metrics.calls.note("mysql", "keep_dead", 0.2, away)
+    metrics.calls.note("mysql", "findings", 0.2, away)
+    metrics.calls.note("mysql", "keep_dead", 0.2)
+    metrics.calls.note("mongodb", "append", 0.2, away)
+    found = [(labels, value) for name, labels, value in labelled(metrics) if name == "mysql_write_failures_total"]
+    assert found == [({"database": "mysql", "collection": "keep_dead", "reason": "Unavailable"}, 1)]
+
+
 def test_dead_letters_are_counted_by_the_predecessors_words_and_by_ours() -> None:
     tally = Tally()
     tally.rejected.update({("trade", "invalid"): 2, ("unknown", "undecodable"): 3})

@@ -5,13 +5,15 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from data_manager.domain.errors import DataManagerError
 from data_manager.telemetry import Calls
 
 
 def count_calls(calls: Calls, database: str, store: object, port: type) -> None:
     """From now on note every call of a method that the port promises and that has to be waited for.
 
-    The store stays the object it was: who knows more of it than its port goes on so.
+    What was cancelled was not answered, and is not counted. The store stays the object it was: who knows more of it
+    than its port goes on so.
     """
     for operation in dir(port):
         if operation != "close" and inspect.iscoroutinefunction(inspect.getattr_static(port, operation)):
@@ -21,12 +23,13 @@ def count_calls(calls: Calls, database: str, store: object, port: type) -> None:
 
 def _counted(calls: Calls, database: str, operation: str, ask: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
     async def counted(*args: Any, **named: Any) -> Any:
-        began, succeeded = time.perf_counter(), False
+        began = time.perf_counter()
         try:
             answer = await ask(*args, **named)
-            succeeded = True
-            return answer
-        finally:
-            calls.note(database, operation, time.perf_counter() - began, succeeded=succeeded)
+        except DataManagerError as error:
+            calls.note(database, operation, time.perf_counter() - began, error)
+            raise
+        calls.note(database, operation, time.perf_counter() - began)
+        return answer
 
     return counted
