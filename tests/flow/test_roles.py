@@ -22,7 +22,8 @@ async def test_three_processes_share_the_work_on_one_data_dir(tmp_path: Path) ->
         async with running(ingest), running(api), running(work):
             await feed(server.url, ingest, TRADES)
             assert ingest.page("/health/ingest")["new"] == 100
-            assert ingest.get("/data/trades", pair="BTCUSDT").status_code == 404
+            elsewhere = ingest.get("/data/trades", pair="BTCUSDT")
+            assert (elsewhere.status_code, "role is ingest" in elsewhere.json()["detail"]) == (404, True)
             assert len(api.rows("/data/trades", pair="BTCUSDT")) == 100
             refused = api.get("/health/ingest")
             assert (refused.status_code, refused.json()["error"]["code"]) == (404, "not_found")

@@ -12,6 +12,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
+from starlette.requests import Request
 from starlette.types import ASGIApp
 
 from data_manager.api.alerts import alert_routes
@@ -27,10 +28,11 @@ from data_manager.api.health import AskReadiness, Readiness, health_routes
 from data_manager.api.inspect import inspect_routes
 from data_manager.api.metrics import HttpMetrics, metrics_app
 from data_manager.api.retention import Retaining, Retains, retention_routes
-from data_manager.api.routing import Endpoint
+from data_manager.api.routing import Endpoint, Reply
 from data_manager.api.series_health import Standing, series_health_routes
 from data_manager.api.truth import Truth, truth_routes
 from data_manager.api.truth_views import view_routes
+from data_manager.domain.errors import NotFound
 from data_manager.domain.retention import Days
 from data_manager.ports import Clock, Records, SeriesStore
 from data_manager.ports.source import Source
@@ -119,7 +121,7 @@ def create_app(components: Components, limits: Limits | None = None) -> FastAPI:
     )
     app.metrics = HttpMetrics(components.registry)
     app.router.routes[:0] = [
-        *(data_routes(reading) if components.reads else ()),
+        *(data_routes(reading) if components.reads else [_no_rows(components.role)]),
         *health_routes(components.clock, components.version, components.readiness, components.registry),
         *database_routes(components.clock, components.databases, components.connections),
         *inspect_routes(components.meta, components.ingest),
@@ -195,6 +197,16 @@ class _Application(FastAPI):
                 answers = described["paths"][route.path]["get"]["responses"]
                 answers["200"]["content"]["application/json"]["example"] = route.example
         return described
+
+
+def _no_rows(role: str) -> Endpoint:
+    """In place of the routes that read rows, where they are not."""
+
+    async def refuse(request: Request) -> Reply:
+        why = "ENABLE_API is off" if role in ("all", "api") else f"its role is {role}"
+        raise NotFound(f"this process serves no rows, {why}: ask one of role api or all")
+
+    return Endpoint("/data/{rest:path}", refuse, include_in_schema=False)
 
 
 _ABOUT = """\
