@@ -59,6 +59,11 @@ class PastSource:
         self.asked: list[Span] = []
         self.received_ms = 1_700_000_000_000
         self.closed = False
+        self.listed: bool | None = None
+
+    async def knows(self, series: Series) -> bool | None:
+        """See Source.knows."""
+        return self.listed
 
     def offers(self, wanted: Wanted, now_ms: int) -> list[Offer]:
         """See Source.offers."""

@@ -26,6 +26,9 @@ class Offers:
     def fetch(self, wanted: Wanted, offer: Offer, origin: str) -> AsyncIterator[Fetched]:
         raise NotImplementedError
 
+    async def knows(self, series: Series) -> bool | None:
+        return None
+
     async def close(self) -> None:
         """Nothing is open."""
 

@@ -191,6 +191,11 @@ async def test_a_symbol_that_the_venue_does_not_know_is_not_absent_but_unknown(t
         with pytest.raises(NotFound, match="-1121"):
             await asked(one, NOW - HOUR, NOW - MINUTE, Series("um", "candle", "NOSUCHUSDT", "1m"))
         assert await one.rest.listing(Series("um", "candle", "NOSUCHUSDT", "1m")) is None
+        known = [
+            await one.rest.knows(Series(*words))
+            for words in (("um", "trade", "NOSUCHUSDT"), ("um", "trade", "SOLUSDT"))
+        ]
+        assert known == [False, True]
 
 
 @pytest.mark.parametrize("ours_ahead_s", [0, 90, -90])

@@ -191,6 +191,18 @@ async def test_a_symbol_that_no_file_and_no_answer_knows_fails_the_job_of_who_as
     assert (job.state, job.error) == (JobState.FAILED, "the venue does not know it")
 
 
+async def test_without_a_row_it_counts_what_the_venue_lists(house: TwoSources) -> None:
+    """Of trades only the archive may be asked, where an unknown symbol has no files like one that did not trade."""
+    house.source.past, nope = {}, Series("um", "trade", "NOPEUSDT")
+    for listed, state in ((True, JobState.COMPLETED), (None, JobState.COMPLETED), (False, JobState.FAILED)):
+        house.source.listed = listed
+        job = await asked(house, nope, at(0), at(10))
+        assert job.state is state
+    assert "the venue lists no such symbol" in str(job.error)
+    house.source.past = {MINUTES: minutes([3])}
+    assert (await asked(house, MINUTES, at(0), at(10))).state is JobState.COMPLETED, "it had rows, delisted or not"
+
+
 async def test_a_job_of_one_source_asks_no_other(house: TwoSources) -> None:
     house.source.lacks = lacks([12])
     job = new_job(MINUTES, [Target(at(10), at(20))], NOW_MS, by="api", source="archive")

@@ -85,6 +85,10 @@ class Source(Protocol):
         """
         ...
 
+    async def knows(self, series: Series) -> bool | None:
+        """Whether the venue lists the series' symbol now; None where this source cannot tell. Raises as fetch does."""
+        ...
+
     async def close(self) -> None:
         """Let go of connections."""
         ...

@@ -77,6 +77,10 @@ class ArchiveSource:
         finally:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
+    async def knows(self, series: Series) -> bool | None:
+        """See Source.knows: the archive lists nothing."""
+        return None
+
     def facts(self) -> dict[str, dict[str, int | float | str | None]]:
         """What holds us up, as RestSource.facts."""
         return {"archive": {**self._taker.breaker.facts()}}

@@ -55,6 +55,10 @@ class RestSource:
         listings = self._listings.get(series.market)
         return await listings.of(series.symbol) if listings else None
 
+    async def knows(self, series: Series) -> bool | None:
+        """See Source.knows."""
+        return None if series.market not in self._listings else await self.listing(series) is not None
+
     async def life_of(self, series: Series) -> SymbolLife | None:
         """When rows of the symbol can exist, as the venue lists it; None where it tells neither end of that."""
         listing = await self.listing(series)

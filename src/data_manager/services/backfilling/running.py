@@ -122,6 +122,7 @@ class Run:
             named = ", ".join(f"{iso(one.start_ms)} to {iso(one.end_ms)}" for one in missed[:3])
             raise NotOffered(f"no {_who(self.job.source)} offers {self.job.series} from {named}")
         self._require_known(failure)
+        await self._require_listed()
 
     def _require_known(self, failure: SourceFailed | None) -> None:
         """Raise SourceFailed where a source refuses for good what somebody asked for, and no row of it came."""
@@ -132,6 +133,21 @@ class Run:
         if failure is None or not isinstance(failure.__cause__, REFUSALS) or self.job.fetched or self.job.by in OWN:
             return
         raise failure
+
+    async def _require_listed(self) -> None:
+        """Raise SourceFailed where no row came of what somebody asked for, and the venue lists no such symbol."""
+        if self.job.fetched or self.job.by in OWN:
+            return
+        for source in self._sources():
+            try:
+                known = await source.knows(self._series)
+            except DataManagerError as error:  # whoever cannot be asked says nothing against the symbol
+                _log.warning("nobody tells whether a symbol exists", job=self.job.id, reason=str(error))
+                continue
+            if known is False:
+                raise SourceFailed(
+                    f"{self._series.id}: no source has a row there, and the venue lists no such symbol now"
+                )
 
     def _sources(self) -> list[Source]:
         """Who may be asked now: by the job's choice, which is wider when it took over another one."""
