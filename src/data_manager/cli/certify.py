@@ -177,7 +177,7 @@ def _say_certificate(one: "Certificate") -> None:
     from data_manager.domain.time import iso
 
     contents, length = one.contents, one.end_ms - one.start_ms
-    shares = ", ".join(f"{word} {ms / length:.2%}" for word, ms in one.condition.items()) or "nothing"
+    shares = ", ".join(f"{word} {_share(ms, length)}" for word, ms in one.condition.items()) or "nothing"
     sources = ", ".join(f"{name} {rows:,}" for name, rows in contents.sources.items()) or "none"
     facts = {
         "certificate": one.id,
@@ -195,6 +195,13 @@ def _say_certificate(one: "Certificate") -> None:
     }
     for name, text in facts.items():
         typer.echo(f"{name:14} {text}")
+
+
+def _share(part_ms: int, whole_ms: int) -> str:
+    """In per cent: 100 is said of the whole only, and 0 of nothing at all."""
+    if 0 < part_ms < whole_ms / 10_000:
+        return "<0.01%"
+    return f"{part_ms * 10_000 // whole_ms / 100:.2f}%"
 
 
 def _say_proofs(proofs: "list[Proof]") -> None:
