@@ -456,6 +456,17 @@ async def test_going_back_leaves_the_predecessors_rows(url: str) -> None:
     assert (await said(url, "SELECT symbol, series FROM audit_logs")) == [{"symbol": "BTCUSDT", "series": None}]
 
 
+async def test_a_job_that_lost_its_body_on_the_way_back_keeps_nobody_from_asking_again(url: str) -> None:
+    await migrate(url)
+    columns = "job_id, symbol, data_type, start_time, end_time, status, created_at, open_key"
+    values = "'BTCUSDT', 'candle', '2025-10-20', '2025-10-21', 'pending', '2025-10-20'"
+    await said(url, f"INSERT INTO backfill_jobs ({columns}) VALUES ('ours', {values}, 'k'), ('theirs', {values}, NULL)")
+    await step_back(url, "0012")
+    await migrate(url)
+    found = await said(url, "SELECT status, open_key FROM backfill_jobs ORDER BY job_id")
+    assert found == [{"status": "failed", "open_key": None}, {"status": "pending", "open_key": None}]
+
+
 async def test_one_open_job_per_range(url: str) -> None:
     await migrate(url)
     columns = "job_id, symbol, data_type, start_time, end_time, status, created_at, open_key"

@@ -29,6 +29,12 @@ def upgrade() -> None:
         ],
         indexes=_INDEXES,
     )
+    # Jobs of ours that a way back took the body of: nobody runs them, and while they are open nobody may ask again.
+    op.execute(
+        f"UPDATE {_TABLE} SET status = 'failed', open_key = NULL, "
+        "error_message = 'what it was to do was lost when the database went back to an earlier revision' "
+        "WHERE body IS NULL AND open_key IS NOT NULL"
+    )
 
 
 def downgrade() -> None:
