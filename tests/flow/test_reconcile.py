@@ -224,3 +224,8 @@ async def test_what_nobody_offers_is_told_and_what_cannot_be_compared_refused(ho
             await house.run(series=series)
     with pytest.raises(BadQuery, match="future"):
         await house.reconciler.run(MINUTES, Span(NOW_MS + 1, NOW_MS + 2))
+    with pytest.raises(BadQuery, match="of that time now: possible is"):  # nothing compared is no agreement
+        await house.run(60, 90)
+    house.archive.reach = Span(at(60), at(90))
+    with pytest.raises(BadQuery, match="ask archive"):
+        await house.run(60, 90, choice="rest")

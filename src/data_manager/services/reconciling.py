@@ -34,12 +34,14 @@ from data_manager.ports import Clock, MetaStore, SeriesStore
 from data_manager.ports.source import Digests, Fetched, Offer, Source, Wanted
 from data_manager.services.audit import GRACE_MS
 from data_manager.services.auditing.crossing import Crossing
-from data_manager.services.backfilling.asking import require_source, whole
+from data_manager.services.backfilling.asking import Names, require_source, whole
+from data_manager.services.backfilling.offering import require_offer
 
 FINDINGS_MAX: Final = 200
 """Differences told one by one as findings; the rest are in the answer alone."""
 
 _HELD: Final = "held"
+_NAMES: Final = Names(dataset="series", start="start")
 _OPEN_MAX: Final = 10_000
 _log = structlog.get_logger(__name__)
 
@@ -92,8 +94,8 @@ class Reconciler:
     ) -> Reconciled:
         """Compare the rows whose times lie in span, as far as they are settled and anybody can be asked.
 
-        Raises BadQuery for a series nobody can be asked for row by row, or a span in which nothing is over; and what
-        sources and store raise: then nothing is reported.
+        Raises BadQuery for a series nobody can be asked for row by row, a span in which nothing is over or of which
+        nobody has anything to compare with; and what sources and store raise: then nothing is reported.
         """
         asked = self._asked(series, span)
         run = _Run(self._store, series, asked, progress or _nobody)
@@ -102,6 +104,8 @@ class Reconciler:
             await run.against(source, sources[place + 1 :], self._clock.now_ms())
         await run.against_fills()
         done = run.outcome()
+        if not done.compared:
+            require_offer(self._sources, series, asked, self._clock.now_ms(), choice, _NAMES)
         await self._tell(series, done)
         return done
 
