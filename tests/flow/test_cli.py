@@ -21,9 +21,11 @@ from urllib.request import urlopen
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import structlog
 
 from data_manager import __version__
 from data_manager.cli import run
+from data_manager.cli.output import quiet_logs
 from data_manager.settings import SETTINGS
 from tests.conftest import eventually
 from tests.servers import free_port
@@ -66,6 +68,18 @@ def test_help_names_the_commands_that_exist(capsys: pytest.CaptureFixture[str]) 
 def test_every_command_explains_itself_and_speaks_json(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([command, "--help"]) == 0
     assert "--json" in capsys.readouterr().out
+
+
+def test_the_traceback_of_a_command_tells_no_passwords(capsys: pytest.CaptureFixture[str]) -> None:
+    password = "".join(["hunter", "2"])
+    try:
+        raise RuntimeError("it broke")
+    except RuntimeError:
+        quiet_logs()
+        structlog.get_logger().exception("something could not be done")
+    said = capsys.readouterr()
+    assert (said.out, "RuntimeError: it broke" in said.err, "Traceback" in said.err) == ("", True, True)
+    assert password not in said.err
 
 
 def test_no_command_shows_the_help_and_fails(capsys: pytest.CaptureFixture[str]) -> None:

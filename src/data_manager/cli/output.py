@@ -66,13 +66,18 @@ def _facts(error: Exception) -> dict[str, Any]:
 
 
 def quiet_logs() -> None:
-    """Only warnings, and on standard error: standard output is for what the command answers."""
+    """Only warnings, and on standard error: standard output is for what the command answers.
+
+    Tracebacks come without the values of variables: a password may be among them.
+    """
     import logging
 
     import structlog
 
     structlog.reset_defaults()
+    plain = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
     structlog.configure(
+        processors=[*structlog.get_config()["processors"][:-1], plain],
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
     )
