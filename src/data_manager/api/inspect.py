@@ -30,7 +30,12 @@ class SeriesFact(BaseModel):
     series: Annotated[str, Field(examples=["um.trade.BTCUSDT"])]
     last_event_ms: Annotated[int | None, Field(description="By the venue's clock, UTC.", examples=[1680652799999])]
     events: Annotated[int, Field(examples=[8451])]
-    state: Annotated[str, Field(description="live, silent, stale, or unknown where nothing of it could be stored yet.", examples=["live"])]
+    state: Annotated[
+        str,
+        Field(
+            description="live, silent, stale, or unknown where nothing of it could be stored yet.", examples=["live"]
+        ),
+    ]
 
 
 class Ingest(BaseModel):

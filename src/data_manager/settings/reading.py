@@ -156,8 +156,8 @@ def _rows_alone_are_shared(environ: Mapping[str, str]) -> Iterator[str]:
     in_a_file = given["meta_url"].startswith("sqlite") if "meta_url" in given else not shared
     if in_a_file and not given.keys().isdisjoint({"mongodb_url", "mongodb_host"}):
         yield (
-            "MongoDB holds the rows, but the metadata is in a file: with more than one process set MYSQL_URI too, for each "
-            "of them leads, finds and mends by what is in a DATA_DIR of its own"
+            "MongoDB holds the rows, but the metadata is in a file: with more than one process set MYSQL_URI too, for "
+            "each of them leads, finds and mends by what is in a DATA_DIR of its own"
         )
 
 
