@@ -86,7 +86,7 @@ async def test_another_server_at_the_port() -> None:
     async with await asyncio.start_server(greet, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         said = await refusal(f"mysql://{USER}:hunter2@127.0.0.1:{port}/petrosa")
-    assert "is no MySQL server: check host and port in MYSQL_URI" in said
+    assert "is no MySQL server: check MYSQL_URI, or MYSQL_HOST and MYSQL_PORT" in said
 
 
 async def test_a_server_that_never_greets_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +106,7 @@ async def test_encryption(mysql_server: MySqlServer, tmp_path: Path) -> None:
     with running(tmp_path, f"--ssl-cert={certificate}", f"--ssl-key={key}") as server:
         url = await server.fresh()
         await server.say(f"ALTER USER {USER}@'%' REQUIRE SSL")
-        assert "needs ?ssl_ca" in await refusal(url)
+        assert "needs MYSQL_URI with ?ssl_ca" in await refusal(url)
         assert "certificate that is not trusted (unable to get local issuer" in await refusal(
             f"{url}?ssl_ca={other.certificate}"
         )
@@ -179,7 +179,7 @@ async def test_a_server_that_only_reads(mysql_server: MySqlServer, url: str) -> 
     store = await open_meta(mysql_server.url(name, user="writer", password="hunter2"))
     await mysql_server.say("SET GLOBAL read_only = ON")
     try:
-        with pytest.raises(Refused, match="read-only: point MYSQL_URI to the primary"):
+        with pytest.raises(Refused, match="read-only: point MYSQL_URI or MYSQL_HOST to the primary"):
             await store.keep_dead([dead(b"x")])
         assert await store.healthy()
     finally:
