@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
-from data_manager.domain.dataset import PROVENANCE, Dataset, Kind
+from data_manager.domain.dataset import MARKETS, PROVENANCE, Dataset, Kind, make_series
 from data_manager.domain.datasets import BY_EVENT, DATASETS
+from data_manager.domain.errors import BadQuery
 from data_manager.domain.time import INTERVALS_MS
 
 every_dataset = pytest.mark.parametrize("dataset", DATASETS.values(), ids=DATASETS)
@@ -105,3 +106,13 @@ def test_live_names_a_flag(dataset: Dataset) -> None:
 def test_the_catalogue_gets_one_sentence(dataset: Dataset) -> None:
     assert dataset.description.endswith(".")
     assert len(dataset.description) <= 500, "longer than the column of the metadata table"
+
+
+@pytest.mark.parametrize("market", MARKETS)
+def test_a_refused_symbol_is_answered_with_ones_of_its_market(market: str) -> None:
+    with pytest.raises(BadQuery) as refused:
+        make_series(DATASETS["trade"], market, "btcusdt", None)
+    examples = refused.value.rule.partition("such as ")[2].partition(":")[0].split(" or ")
+    for symbol in examples:
+        assert make_series(DATASETS["trade"], market, symbol, None).symbol == symbol
+    assert ("_PERP" in refused.value.rule) == (market == "cm")

@@ -184,7 +184,7 @@ def _from_alias(text: str, datasets: Mapping[str, Dataset], market: str) -> Seri
 def make_series(dataset: Dataset, market: str, symbol: str, interval: str | None) -> Series:
     """The series, with every part checked; BadQuery names the part that is wrong."""
     if not is_symbol(symbol, market):
-        raise BadQuery("pair", symbol, f"must be a {market} symbol such as {_EXAMPLES[market]}: {_SYMBOL_RULE}")
+        raise BadQuery("pair", symbol, f"must be a {market} symbol such as {_SYMBOL_RULES[market]}")
     if dataset.has_interval:
         return Series(market, dataset.name, symbol, require_interval(interval or ""))
     if interval:
@@ -192,5 +192,9 @@ def make_series(dataset: Dataset, market: str, symbol: str, interval: str | None
     return Series(market, dataset.name, symbol)
 
 
-_SYMBOL_RULE = "2 to 32 capital letters, digits or letters without case, and a suffix such as _261225 or _PERP"
-_EXAMPLES = {"um": "BTCUSDT", "cm": "BTCUSD_PERP", "spot": "BTCUSDT"}
+_LETTERS = "2 to 32 capital letters, digits or letters without case"
+_SYMBOL_RULES = {
+    "um": f"BTCUSDT or BTCUSDT_261225: {_LETTERS}, and the date of a contract that ends",
+    "cm": f"BTCUSD_PERP or BTCUSD_261225: {_LETTERS} that end in USD, and _PERP or the date of a contract that ends",
+    "spot": f"BTCUSDT: {_LETTERS}",
+}
