@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 _CLOCK = SystemClock()
+_AT_ONCE = 16  # series that the store is asked about at the same time
 
 
 async def run(
@@ -288,11 +289,16 @@ async def _ends(store: SeriesStore) -> tuple[dict[Series, Extent], int | None]:
     """How every series ends, and when the newest of their rows was received; None when nothing is known."""
     held: dict[Series, Extent] = {}
     received_ms: list[int] = []
-    for series in await store.series():
+
+    async def look(series: Series) -> None:
         with suppress(Corrupt):  # the statistics tell of the damage
             extent = await store.extent(series)
             if extent is not None:
                 held[series] = extent
+
+    every = await store.series()
+    for at in range(0, len(every), _AT_ONCE):
+        await asyncio.gather(*(look(one) for one in every[at : at + _AT_ONCE]))
     for series in sorted(held, key=lambda one: held[one].last_ms)[-1:]:
         with suppress(Corrupt):
             received_ms = (await store.last(series, 1)).columns["received_ms"].values_list()

@@ -11,6 +11,7 @@ where there are replicas: a duplicate is only called one when losing the primary
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from itertools import compress
@@ -170,13 +171,16 @@ class MongoStore:
     @undisturbed
     async def extent(self, series: Series) -> Extent | None:
         """See SeriesStore.extent. rows is the server's own counter, which an unclean shutdown of it may leave wrong."""
+        dataset = DATASETS[series.dataset]
         with waiting(self.where):
-            first, last = await self._key(series, 1), await self._key(series, -1)
-            earliest, latest = await self._time(series, 1), await self._time(series, -1)
-            rows = await self._collection(series).estimated_document_count()
+            rows = self._collection(series).estimated_document_count()
+            first, last, held = await asyncio.gather(self._key(series, 1), self._key(series, -1), rows)
+            earliest, latest = first, last
+            if dataset.time != dataset.key[0]:
+                earliest, latest = await asyncio.gather(self._time(series, 1), self._time(series, -1))
         if first is None or last is None or earliest is None or latest is None:
             return None
-        return Extent(rows, first, last, earliest, latest)
+        return Extent(held, first, last, earliest, latest)
 
     @undisturbed
     async def count(self, series: Series, span: Span | None = None) -> int:
