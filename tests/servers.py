@@ -137,7 +137,10 @@ def freeze(pid: int) -> None:
 
 def is_frozen(pid: int) -> bool:
     """Whether every thread of it stands."""
-    states = [file.read_text().rpartition(")")[2].split()[0] for file in Path(f"/proc/{pid}/task").glob("*/stat")]
+    try:
+        states = [file.read_text().rpartition(")")[2].split()[0] for file in Path(f"/proc/{pid}/task").glob("*/stat")]
+    except OSError:  # a thread ended while we looked: it was not standing
+        return False
     return set(states) == {"T"}
 
 

@@ -209,7 +209,9 @@ class TallyMetrics:
 
 def _received(tally: Tally) -> Counter[str]:
     """Every message as raw, and every event by its type; nobody read what was dropped: its type is unknown."""
-    return tally.received + Counter({"raw": tally.messages, "unknown": tally.dropped})
+    counts = Counter(raw=tally.messages, unknown=tally.dropped)
+    counts.update(tally.received)  # not +, which leaves out what is 0
+    return counts
 
 
 def _failed(tally: Tally) -> Metric:

@@ -87,6 +87,30 @@ def test_dead_letters_are_counted_by_the_predecessors_words_and_by_ours() -> Non
     ]
 
 
+def test_what_nothing_came_of_yet_is_nought_and_not_absent() -> None:
+    counts = {
+        labels["event_type"]: value
+        for name, labels, value in labelled(TallyMetrics(Tally()))
+        if name == "messages_received_total"
+    }
+    assert counts == {"raw": 0, "unknown": 0}
+
+
+async def test_a_bug_of_a_store_is_counted_as_an_error() -> None:
+    class Broken:
+        async def series(self) -> list[str]:
+            raise ValueError("a bug")
+
+    metrics, store = TallyMetrics(Tally()), Broken()
+    count_calls(metrics.calls, "embedded", store, Broken)
+    with pytest.raises(ValueError, match="a bug"):
+        await store.series()
+    found = [
+        (labels["status"], value) for name, labels, value in labelled(metrics) if name == "database_operations_total"
+    ]
+    assert found == [("error", 1)]
+
+
 async def test_what_a_store_is_asked_is_counted_with_its_success_also_of_one_that_comes_up_late(tmp_path: Path) -> None:
     async def open_it() -> SeriesStore:
         return EmbeddedStore(tmp_path, 2**20)

@@ -5,15 +5,14 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from data_manager.domain.errors import DataManagerError
 from data_manager.telemetry import Calls
 
 
 def count_calls(calls: Calls, database: str, store: object, port: type) -> None:
     """From now on note every call of a method that the port promises and that has to be waited for.
 
-    What was cancelled was not answered, and is not counted. The store stays the object it was: who knows more of it
-    than its port goes on so.
+    A bug is counted as an error, like a refusal. What was cancelled was not answered, and is not counted. The store
+    stays the object it was: who knows more of it than its port goes on so.
     """
     for operation in dir(port):
         if operation != "close" and inspect.iscoroutinefunction(inspect.getattr_static(port, operation)):
@@ -26,7 +25,7 @@ def _counted(calls: Calls, database: str, operation: str, ask: Callable[..., Awa
         began = time.perf_counter()
         try:
             answer = await ask(*args, **named)
-        except DataManagerError as error:
+        except Exception as error:
             calls.note(database, operation, time.perf_counter() - began, error)
             raise
         calls.note(database, operation, time.perf_counter() - began)

@@ -422,8 +422,9 @@ class _Run:
 def _mark_after(entering: Entering, mark: Mark | None) -> Mark | None:
     """Of the audit of a span. What it found further back is not what the mark's count of rows was taken of: as many may
     come by the next audit as had gone by this one."""
-    stale = mark is not None and mark.from_ms is not None and entering.changed_before(mark.from_ms)
-    return _from_the_first_row(mark) if mark is not None and stale else mark
+    if mark is None or mark.from_ms is None or not entering.changed_before(mark.from_ms):
+        return mark
+    return _from_the_first_row(mark)
 
 
 def _from_the_first_row(mark: Mark) -> Mark:
